@@ -1,0 +1,87 @@
+"""`dataset.toml`: which files make the tables, under which names, and what to leave out."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from features.errors import TableError
+
+
+class TableFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a table."""
+
+    file: str
+    """Its name in the dataset's folder."""
+    columns: dict[str, str] = {}
+    """Touchstone's column names, each with the heading it has in the file."""
+    values: dict[str, str] = {}
+    """Columns that are the same for every row, e.g. channel = "webinar" (a file becomes a channel)."""
+    exclude: tuple[str, ...] = ()
+    """Headings to leave out; in `leads`, a column that was not known at creation."""
+    missing: tuple[str, ...] = ()
+    """Words that mean that a value is missing, besides the empty cell."""
+    where: dict[str, str] = {}
+    """Only rows whose column equals the value."""
+    unless_same_day: tuple[str, ...] = ()
+    """Channels: a row is left out if its lead has a touch of one of them on the same day."""
+
+
+class Kinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to make of kinds of touches, named `channel`, or `channel_action`, as they are after normalising."""
+
+    rename: dict[str, str] = {}
+    """New names, as "channel" or "channel/action"."""
+    outcomes: dict[str, Literal["won", "lost"]] = {}
+    """Kinds that are no touches but say how it ended."""
+    drop: tuple[str, ...] = ()
+    """Kinds to leave out."""
+
+
+class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of a `dataset.toml`."""
+
+    folder: str = "."
+    """Where the files are, from the place of the `dataset.toml`; ${NAME} is taken from the environment."""
+    zone: str | None = None
+    """The zone of times and dates that carry none, e.g. "Europe/Amsterdam"."""
+    date_format: str | None = None
+    """How times are written if not in ISO 8601, e.g. "%d/%m/%Y %H:%M"."""
+    touchpoints: tuple[TableFile, ...] = ()
+    leads: tuple[TableFile, ...] = ()
+    outcomes: tuple[TableFile, ...] = ()
+    attributes: tuple[TableFile, ...] = ()
+    aliases: tuple[TableFile, ...] = ()
+    kinds: Kinds = Kinds()
+
+
+TABLES = ("touchpoints", "leads", "outcomes", "attributes", "aliases")
+
+
+def read_config(path: Path) -> tuple[DatasetConfig, Path]:
+    """Reads a `dataset.toml` and returns it with the folder its files are in."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as problem:
+        raise TableError(f"{path}: cannot be read ({problem}).") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise TableError(f"{path}: not valid TOML: {problem}.") from None
+    for table in TABLES:
+        if isinstance(document.get(table), dict):
+            document[table] = [document[table]]
+    try:
+        config = msgspec.convert(document, DatasetConfig)
+    except msgspec.ValidationError as problem:
+        raise TableError(f"{path}: {problem}. See docs/dataset.md for what it may hold.") from None
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise TableError(f"{path}: folder = {config.folder!r}, but {match[1]} is not set in the environment.")
+        return os.environ[match[1]]
+
+    return config, path.parent / re.sub(r"\$\{(\w+)\}", value, config.folder)

@@ -1,0 +1,346 @@
+"""Declared features, the vocabulary they learn in training, and the matrix they give.
+
+A `Feature` is a frozen declaration. A `FeatureSet` is a tuple of them with a fitted vocabulary: which kinds of touch
+and which words of an attribute get a column of their own. It is compiled into a small program of operations that one
+numba kernel (`features.aggregates.run`) carries out for any rows of (lead, as_of): training, lists and the endpoint
+differ in their rows only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+
+from features.errors import ModelError, UsageError
+from features.history import Attributes, Codes, Cohort, Dataset, Floats, History, Ints, Kind, Matrix
+from features.words import number_word, word_number
+
+By: TypeAlias = tuple[str, ...]
+"""What touches are told apart by: (), ("channel",), ("action",) or ("channel", "action")."""
+
+OTHER = "other"
+_AS_IS, _BY_CODE, _BY_NUMBER = 0, 1, 2
+
+
+def slot_name(kind: Kind, by: By) -> str:
+    """Names the group a kind falls into; a touch without an action goes by its channel.
+
+    >>> slot_name(Kind("email", "click"), ("action",))
+    'click'
+    """
+    if by == ("channel",):
+        return kind.channel
+    if by == ("action",):
+        return kind.action or kind.channel
+    return kind.name if by else "touch"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What was learned from training data: the groups of touches and the words of attributes, most frequent first."""
+
+    groups: Mapping[By, tuple[str, ...]]
+    attributes: Mapping[str, tuple[str, ...] | None]
+    """Attribute names in order; the words of a category, or None for a number."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of the kernel: what to compute, from which groups, with which parameters, into which columns."""
+
+    code: int
+    names: tuple[str, ...]
+    by: By = ()
+    parameters: tuple[float, ...] = ()
+    attribute: str = ""
+    words: tuple[str, ...] | None = None
+    start: float = 0.0
+    """The value of its columns for a lead without a touch."""
+
+
+class Feature(ABC):
+    """A declaration of one or more columns. Subclasses are frozen dataclasses; their meaning never changes."""
+
+    @abstractmethod
+    def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
+        """Returns the operations that compute it."""
+
+    @property
+    def group(self) -> By | None:
+        """The grouping of touches whose vocabulary it needs."""
+        return getattr(self, "by", None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the declaration as JSON values."""
+        return {"feature": type(self).__name__, **{f.name: getattr(self, f.name) for f in fields(self)}}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Declarations with a fitted vocabulary; computes their matrix.
+
+    >>> import pandas as pd
+    >>> from features import Age, Cohort, Count, Dataset
+    >>> touches = pd.DataFrame({"lead_id": ["a"], "occurred_at": ["2026-01-01T00:00:00Z"], "channel": ["web"]})
+    >>> dataset = Dataset.from_frames(touchpoints=touches)
+    >>> features = FeatureSet.fit((Age(), Count(days=(7, 30))), dataset)
+    >>> features.names
+    ('age_days', 'touch_count_7d', 'touch_count_30d')
+    >>> features.compute(dataset, Cohort.at([0], "2026-01-11")).tolist()
+    [[10.0, 0.0, 1.0]]
+    """
+
+    features: tuple[Feature, ...]
+    vocabulary: Vocabulary
+
+    kinds_limit: ClassVar[int] = 32
+    words_limit: ClassVar[int] = 16
+
+    @classmethod
+    def fit(cls, features: Sequence[Feature], dataset: Dataset) -> Self:
+        """Learns the vocabulary from all touches and attributes of a dataset, which should be a `known_at`.
+
+        The most frequent kinds (32) and words (16) get columns; the others, and those never seen here, share one
+        named "other".
+        """
+        wanted = {f.group for f in features if f.group}
+        counts = np.bincount(dataset.history.kind, minlength=len(dataset.history.kinds))
+        groups = {by: _frequent(dataset.history.kinds, counts, by, cls.kinds_limit) for by in sorted(wanted)}
+        attributes = {
+            name: _words(dataset.attributes, column, cls.words_limit)
+            for column, name in sorted(enumerate(dataset.attributes.names), key=lambda pair: pair[1])
+        }
+        return cls(tuple(features), Vocabulary(groups, attributes))
+
+    @cached_property
+    def ops(self) -> tuple[Op, ...]:
+        """The program, with column names made unique."""
+        taken: set[str] = set()
+        ops = []
+        for feature in self.features:
+            for op in feature.ops(self.vocabulary):
+                names = []
+                for name in op.names:
+                    if name in taken:
+                        name = f"{name}_by_{'_'.join(op.by) or type(feature).__name__.lower()}"
+                    if name in taken:
+                        raise UsageError(f"two features are named {name!r}. Declare each only once.")
+                    taken.add(name)
+                    names.append(name)
+                ops.append(Op(op.code, tuple(names), op.by, op.parameters, op.attribute, op.words, op.start))
+        return tuple(ops)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        return tuple(name for op in self.ops for name in op.names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of what is computed: equal fingerprints mean equal columns."""
+        return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def compute(self, dataset: Dataset, cohort: Cohort, out: Matrix | None = None) -> Matrix:
+        """Returns the (n, F) float32 matrix of a cohort's features; nothing at or after as_of is seen.
+
+        `out` takes the result instead of fresh memory.
+        """
+        from features.aggregates import run
+
+        shape = (len(cohort), len(self.names))
+        if out is None:
+            out = np.empty(shape, np.float32)
+        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise UsageError(f"out must be a C-contiguous float32 array of shape {shape}; got {out.dtype} {out.shape}.")
+        program = self._program
+        history, attributes = dataset.history, dataset.attributes
+        start, stop = history.slices(cohort)
+        run(
+            program.ops, program.parameters, program.start, self._slots(history), *self._columns(attributes),
+            start, stop, cohort.lead, cohort.as_of, dataset.created_at,
+            history.at, history.known, history.kind, history.value,
+            attributes.cells, attributes.offsets, attributes.at, attributes.known, attributes.column, attributes.value,
+            out,
+        )  # fmt: skip
+        return out
+
+    def to_json(self) -> str:
+        """Writes declarations and vocabulary as JSON; `from_json` reads it."""
+        document = {
+            "features": [feature.to_dict() for feature in self.features],
+            "groups": {"+".join(by): list(names) for by, names in self.vocabulary.groups.items()},
+            "attributes": [
+                {"name": name, "words": None if words is None else list(words)}
+                for name, words in self.vocabulary.attributes.items()
+            ],
+            "names": list(self.names),
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote and checks that the columns still have the same names."""
+        from features.aggregates import FEATURES
+
+        try:
+            document = json.loads(text)
+            features = []
+            for entry in document["features"]:
+                entry = {key: _tuples(value) for key, value in entry.items()}
+                features.append(FEATURES[entry.pop("feature")](**entry))
+            groups = {tuple(by.split("+")): tuple(names) for by, names in document["groups"].items()}
+            attributes = {
+                entry["name"]: None if entry["words"] is None else tuple(entry["words"])
+                for entry in document["attributes"]
+            }
+            self = cls(tuple(features), Vocabulary(groups, attributes))
+            names = tuple(document["names"])
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise ModelError(f"not a feature set: {problem!r}. It was written by another version or changed.") from None
+        if self.names != names:
+            changed = next((a for a, b in zip(self.names, names, strict=False) if a != b), "their number")
+            raise ModelError(f"the features differ from those the model was trained on, first at {changed}.")
+        return self
+
+    @cached_property
+    def _program(self) -> _Program:
+        return _Program.compile(self.ops)
+
+    def _slots(self, history: History) -> Codes:
+        """Returns (groupings, kinds): the group of each kind the history knows, for each grouping of the program."""
+
+        def find() -> Codes:
+            found = np.zeros((len(self._program.groupings), len(history.kinds)), np.int32)
+            for row, by in enumerate(self._program.groupings):
+                if by:
+                    names = self.vocabulary.groups[by]
+                    place = {name: i for i, name in enumerate(names)}
+                    found[row] = [place.get(slot_name(kind, by), len(names)) for kind in history.kinds]
+            return found
+
+        slots: Codes = self._remembered((history.kinds,), len(history.kinds), find)
+        return slots
+
+    def _columns(self, attributes: Attributes) -> tuple[Ints, Floats]:
+        """Returns, for each attribute the program reads, (attributes, 4) how to read it, and the tables to read by.
+
+        How: its column (-1: absent), `_AS_IS`, `_BY_CODE` or `_BY_NUMBER`, and where its table begins and ends. By
+        code, a cell is a place in the table; by number, the cell's place among the table's entries is meant.
+        """
+
+        def find() -> tuple[Ints, Floats]:
+            how, tables, size = [], [np.empty(0)], 0
+            for name, words in self._program.attributes:
+                column = attributes.names.index(name) if name in attributes.names else -1
+                mode, table = _AS_IS, np.empty(0)
+                if column >= 0:
+                    mode, table = _translation(attributes.words[column], words)
+                how.append((column, mode, size, size + len(table)))
+                tables.append(table)
+                size += len(table)
+            return np.array(how, np.int64).reshape(-1, 4), np.concatenate(tables)
+
+        distinct = sum(len(words) for words in attributes.words if words is not None)
+        columns: tuple[Ints, Floats] = self._remembered((attributes.names, attributes.words), distinct, find)
+        return columns
+
+    @cached_property
+    def _cache(self) -> dict[Any, Any]:
+        return {}
+
+    def _remembered(self, key: tuple[Any, ...], size: int, find: Callable[[], Any]) -> Any:
+        """Keeps what was found for a key: small keys by value, as requests bring them; a large one while it stays."""
+        if size <= 64:
+            if key not in self._cache:
+                if len(self._cache) >= 1024:
+                    self._cache.clear()
+                self._cache[key] = find()
+            return self._cache[key]
+        held = self._cache.get(len(key))
+        if held is None or any(mine is not its for mine, its in zip(key, held[0], strict=True)):
+            held = self._cache[len(key)] = (key, find())
+        return held[1]
+
+
+@dataclass(frozen=True)
+class _Program:
+    """Operations as the arrays the kernel reads."""
+
+    ops: Ints
+    """(ops, 6): code, first column, number of groups, row of `slots` or of `attributes`, parameters from, to."""
+    parameters: Floats
+    start: Floats
+    """(F,) the row of a lead without a touch."""
+    groupings: tuple[By, ...]
+    attributes: tuple[tuple[str, tuple[str, ...] | None], ...]
+
+    @classmethod
+    def compile(cls, ops: Sequence[Op]) -> Self:
+        groupings = tuple(dict.fromkeys(op.by for op in ops if not op.attribute))
+        attributes = tuple((op.attribute, op.words) for op in ops if op.attribute)
+        rows: list[tuple[int, ...]] = []
+        parameters: list[float] = []
+        start: list[float] = []
+        seen = 0
+        for op in ops:
+            source = groupings.index(op.by) if not op.attribute else seen
+            seen += bool(op.attribute)
+            width = len(op.names) // max(1, len(op.parameters))
+            rows.append((op.code, len(start), width, source, len(parameters), len(parameters) + len(op.parameters)))
+            parameters.extend(op.parameters)
+            start.extend([op.start] * len(op.names))
+        return cls(
+            np.array(rows, np.int64).reshape(-1, 6),
+            np.array(parameters, np.float64),
+            np.array(start, np.float64),
+            groupings,
+            attributes,
+        )
+
+
+def _frequent(kinds: Sequence[Kind], counts: Ints, by: By, limit: int) -> tuple[str, ...]:
+    totals: dict[str, int] = {}
+    for kind, count in zip(kinds, counts.tolist(), strict=True):
+        if count:
+            name = slot_name(kind, by)
+            totals[name] = totals.get(name, 0) + count
+    ranked = sorted((name for name in totals if name != OTHER), key=lambda name: (-totals[name], name))
+    return tuple(sorted(ranked[:limit]))
+
+
+def _words(attributes: Attributes, column: int, limit: int) -> tuple[str, ...] | None:
+    """The most frequent words of an attribute, or None if it is a number."""
+    words = attributes.words[column]
+    if words is None:
+        return None
+    codes = np.concatenate([attributes.cells[:, column], attributes.value[attributes.column == column]])
+    counts = np.bincount(codes[~np.isnan(codes)].astype(np.int64), minlength=len(words)).tolist()
+    total = {word: count for word, count in zip(words, counts, strict=True) if count}
+    if total and not any(np.isnan(word_number(word)) for word in total):
+        return None
+    ranked = sorted(total, key=lambda word: (-total[word], word))
+    return tuple(sorted(ranked[:limit]))
+
+
+def _translation(source: tuple[str, ...] | None, words: tuple[str, ...] | None) -> tuple[int, Floats]:
+    """How a column's cells (codes of `source` words, or numbers) become what the model reads."""
+    if words is None:
+        if source is None:
+            return _AS_IS, np.empty(0)
+        return _BY_CODE, np.array([word_number(word) for word in source], np.float64)
+    if source is None:
+        numbers = [word_number(word) for word in words]
+        return _BY_NUMBER, np.array([n if number_word(n) == w else np.nan for n, w in zip(numbers, words, strict=True)])
+    place = {word: float(i) for i, word in enumerate(words)}
+    return _BY_CODE, np.array([place.get(word, float(len(words))) for word in source], np.float64)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,535 @@
+"""What is known of leads: touchpoints, attribute facts and outcomes as flat columns, and the cohorts asked about.
+
+The columns are numpy arrays grouped by lead, so that a numba loop walks one lead's past without touching another's.
+Every instant is microseconds since 1970 in UTC (see `features.times`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from features.errors import TableError, UsageError
+from features.times import NEVER, US_PER_DAY, Time, to_us
+from features.words import number_word
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from features.tables import ReadReport
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+Codes: TypeAlias = npt.NDArray[np.int32]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Matrix: TypeAlias = npt.NDArray[np.float32]
+Ids: TypeAlias = npt.NDArray[np.object_]
+
+
+class Kind(NamedTuple):
+    """What a touchpoint was: a channel and, where the log says it, an action ("" where it does not)."""
+
+    channel: str
+    action: str = ""
+
+    @property
+    def name(self) -> str:
+        """The kind in one word, e.g. `email_click`."""
+        return f"{self.channel}_{self.action}" if self.action else self.channel
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Rows of (lead, as_of): who is asked about, and as of when.
+
+    >>> Cohort.at([3, 5], "2026-11-01T00:00:00Z").lead
+    array([3, 5])
+    """
+
+    lead: Ints
+    """(n,) index of the lead in its dataset."""
+    as_of: Ints
+    """(n,) microseconds; only what was known strictly before it is seen."""
+
+    @classmethod
+    def at(cls, leads: npt.ArrayLike, as_of: Time | Ints) -> Self:
+        """Asks about leads as of one instant, or about each as of its own."""
+        lead = np.atleast_1d(np.asarray(leads, dtype=np.int64))
+        if isinstance(as_of, np.ndarray):
+            at = np.ascontiguousarray(as_of, dtype=np.int64)
+        else:
+            at = np.full(len(lead), to_us(as_of), dtype=np.int64)
+        if lead.shape != at.shape or lead.ndim != 1:
+            raise UsageError(f"a cohort needs one as_of a lead; got shapes {lead.shape} and {at.shape}.")
+        return cls(lead, at)
+
+    @classmethod
+    def grid(cls, dataset: Dataset, *, every: float, start: Time, stop: Time) -> Self:
+        """Asks about every lead open at `stop`, `stop` - `every` days, ... down to `start`, both included.
+
+        The rows of one instant are those that would have been scored then, so no age is over-weighted.
+        """
+        first, last, step = to_us(start), to_us(stop), round(every * US_PER_DAY)
+        if step <= 0:
+            raise UsageError(f"a grid needs a positive step in days; got {every}.")
+        return cls.concat(dataset.open_at(t) for t in range(last, first - 1, -step))
+
+    @classmethod
+    def concat(cls, cohorts: Iterable[Cohort]) -> Self:
+        """Puts cohorts of one dataset below each other."""
+        parts = list(cohorts)
+        if not parts:
+            return cls(np.empty(0, np.int64), np.empty(0, np.int64))
+        return cls(np.concatenate([p.lead for p in parts]), np.concatenate([p.as_of for p in parts]))
+
+    def __len__(self) -> int:
+        return len(self.lead)
+
+    def __getitem__(self, rows: npt.NDArray[Any] | slice) -> Cohort:
+        return Cohort(self.lead[rows], self.as_of[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Every lead's touchpoints: flat columns grouped by lead, each group in order of time.
+
+    The order within a lead is total (time, kind, value), so it does not depend on the order of the input.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"lead_id": ["a", "a"], "channel": ["web", "call"],
+    ...                       "occurred_at": ["2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"]})
+    >>> history = History.from_frame(frame)
+    >>> [history.kinds[code].name for code in history.kind]
+    ['call', 'web']
+    """
+
+    offsets: Ints
+    """(leads + 1,): the touches of lead i are rows offsets[i] to offsets[i + 1]."""
+    at: Ints
+    """(n,) when it occurred."""
+    known: Ints
+    """(n,) from when on it could be known: the later of occurred and recorded."""
+    kind: Codes
+    """(n,) index into `kinds`."""
+    value: Floats
+    """(n,) NaN where the touch has none."""
+    kinds: tuple[Kind, ...]
+    """The distinct kinds, sorted."""
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Self:
+        """Reads a touchpoints table; leads are indexed in the sorted order of their ids."""
+        history = Dataset.from_frames(touchpoints=frame).history
+        return cls(history.offsets, history.at, history.known, history.kind, history.value, history.kinds)
+
+    @classmethod
+    def build(
+        cls,
+        leads: int,
+        lead: Ints,
+        at: Ints,
+        known: Ints,
+        kind: Codes,
+        value: Floats,
+        kinds: Sequence[Kind],
+        message: Ints,
+        dated: Bools,
+    ) -> Self:
+        """Sorts touches and drops duplicates.
+
+        `message` codes the message ids (-1: none) and `dated` marks touches that carry only a date. Duplicates are
+        the same message of one lead, or without a message the same row unless it is only dated; the one that was
+        known first stays.
+        """
+        if any(kinds[i] >= kinds[i + 1] for i in range(len(kinds) - 1)):
+            order = sorted(range(len(kinds)), key=kinds.__getitem__)
+            rank = np.empty(len(kinds), np.int32)
+            rank[order] = np.arange(len(kinds), dtype=np.int32)
+            kind, kinds = rank[kind], [kinds[i] for i in order]
+        offsets, order_ = _sort_touches(leads, lead, at, known, kind, value, message, dated)
+        return cls(offsets, at[order_], known[order_], kind[order_], value[order_], tuple(kinds))
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def lead(self) -> Ints:
+        """(n,) the lead of each touch."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def slices(self, cohort: Cohort) -> tuple[Ints, Ints]:
+        """Returns (n,) start and stop of each row's touches with at < as_of.
+
+        A touch in there that was recorded late (`known` >= as_of) is still to be passed over.
+        """
+        return _slices(self.offsets, self.at, cohort.lead, cohort.as_of)
+
+    def take(self, leads: Ints, before: int) -> History:
+        """Keeps some leads, in that order, and what was known of them before an instant."""
+        offsets, rows = _take(self.offsets, self.known, leads, before)
+        return replace(
+            self,
+            offsets=offsets,
+            at=self.at[rows],
+            known=self.known[rows],
+            kind=self.kind[rows],
+            value=self.value[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Attributes:
+    """What is known of leads besides touchpoints: values from creation on, and facts that changed them later.
+
+    A column holds numbers, or codes into its own words where `words` names them; NaN is missing.
+    """
+
+    names: tuple[str, ...]
+    words: tuple[tuple[str, ...] | None, ...]
+    """A column's words, None for a column of numbers."""
+    cells: Floats
+    """(leads, columns) from creation on."""
+    offsets: Ints
+    """(leads + 1,) the changes of lead i are rows offsets[i] to offsets[i + 1] of the columns below, by time."""
+    at: Ints
+    known: Ints
+    column: Codes
+    value: Floats
+
+    @classmethod
+    def none(cls, leads: int) -> Self:
+        """No attributes at all."""
+        empty = np.empty(0, np.int64)
+        return cls(
+            (), (), np.empty((leads, 0)), np.zeros(leads + 1, np.int64), empty, empty, empty.astype(np.int32),
+            np.empty(0),
+        )  # fmt: skip
+
+    @classmethod
+    def build(
+        cls, leads: int, base: Mapping[str, Ids], lead: Ints, at: Ints, known: Ints, labels: Ids, values: Ids
+    ) -> Self:
+        """Builds the columns from Python values: numbers, words or None.
+
+        `base` holds the (leads,) values from creation on by name; the facts that changed them are flat columns.
+        """
+        names = tuple(dict.fromkeys((*base, *labels)))
+        if not names:
+            return cls.none(leads)
+        place = {name: i for i, name in enumerate(names)}
+        column = np.array([place[label] for label in labels], np.int32)
+        cells, value = np.full((leads, len(names)), np.nan), np.full(len(lead), np.nan)
+        words: list[tuple[str, ...] | None] = []
+        for i, name in enumerate(names):
+            mine = np.flatnonzero(column == i)
+            both = [*(base[name] if name in base else [None] * leads), *values[mine]]
+            coded, mine_words = _encode(both)
+            cells[:, i], value[mine] = coded[:leads], coded[leads:]
+            words.append(mine_words)
+        order = np.lexsort((value, column, known, at, lead))
+        offsets = np.searchsorted(lead[order], np.arange(leads + 1))
+        return cls(names, tuple(words), cells, offsets, at[order], known[order], column[order], value[order])
+
+    def take(self, leads: Ints, before: int) -> Attributes:
+        """Keeps some leads, in that order, and what was known of them before an instant."""
+        offsets, rows = _take(self.offsets, self.known, leads, before)
+        return replace(
+            self,
+            cells=self.cells[leads],
+            offsets=offsets,
+            at=self.at[rows],
+            known=self.known[rows],
+            column=self.column[rows],
+            value=self.value[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Won and lost, sorted by (lead, time)."""
+
+    lead: Ints
+    at: Ints
+    known: Ints
+    won: Bools
+    amount: Floats
+
+    @classmethod
+    def none(cls) -> Self:
+        """Nothing won or lost yet."""
+        empty = np.empty(0, np.int64)
+        return cls(empty, empty, empty, empty.astype(np.bool_), np.empty(0))
+
+    def first(self, leads: int) -> tuple[Ints, Bools]:
+        """Returns (leads,) when the first outcome closed each lead (NEVER: open) and whether it was a purchase."""
+        at, won = np.full(leads, NEVER, np.int64), np.zeros(leads, np.bool_)
+        at[self.lead[::-1]] = self.at[::-1]
+        won[self.lead[::-1]] = self.won[::-1]
+        return at, won
+
+    def take(self, leads: Ints, before: int, total: int) -> Outcomes:
+        """Keeps some of `total` leads, in that order, and the outcomes known before an instant."""
+        place = np.full(total, -1, np.int64)
+        place[leads] = np.arange(len(leads))
+        lead = place[self.lead]
+        rows = np.flatnonzero((lead >= 0) & (self.known < before))
+        rows = rows[np.lexsort((self.at[rows], lead[rows]))]
+        return Outcomes(lead[rows], self.at[rows], self.known[rows], self.won[rows], self.amount[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Leads with their history, attributes and outcomes; the past is reached through `known_at` alone.
+
+    Lead i is ids[i]. A lead whose id was linked to another (`merged_at`) is no longer a lead of its own from then on.
+    """
+
+    ids: Ids
+    """(leads,) as text."""
+    created_at: Ints
+    """(leads,)"""
+    merged_at: Ints
+    """(leads,) from when on the id was known to mean another lead; NEVER for most."""
+    history: History
+    attributes: Attributes
+    outcomes: Outcomes
+    report: ReadReport | None = field(default=None, repr=False)
+
+    @classmethod
+    def read(cls, path: str | PathLike[str], **options: Any) -> Dataset:
+        """Reads a folder of tables or a `dataset.toml`; the options are those of `features.tables.read_dataset`."""
+        from features.tables import read_dataset
+
+        return read_dataset(path, **options)
+
+    @classmethod
+    def from_frames(
+        cls,
+        *,
+        touchpoints: pd.DataFrame | None = None,
+        leads: pd.DataFrame | None = None,
+        outcomes: pd.DataFrame | None = None,
+        attributes: pd.DataFrame | None = None,
+        aliases: pd.DataFrame | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """Takes the tables as data frames; the options are those of `features.tables.read_dataset`."""
+        from features.tables import dataset_from_frames
+
+        frames = {
+            "touchpoints": touchpoints,
+            "leads": leads,
+            "outcomes": outcomes,
+            "attributes": attributes,
+            "aliases": aliases,
+        }
+        return dataset_from_frames({name: frame for name, frame in frames.items() if frame is not None}, **options)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def closed(self) -> tuple[Ints, Bools]:
+        """(leads,) when the first outcome closed each lead (NEVER: open), and whether it was a purchase."""
+        return self.outcomes.first(len(self))
+
+    @property
+    def last_known(self) -> int:
+        """The last instant at which anything became known; `known_at` one microsecond later sees all."""
+        times = (self.created_at, self.history.known, self.attributes.known, self.outcomes.known)
+        return max((int(t.max()) for t in times if len(t)), default=0)
+
+    def find(self, ids: Iterable[str]) -> Ints:
+        """Returns the index of each lead id."""
+        import pandas as pd
+
+        wanted = pd.Index(list(ids), dtype=object)
+        found = pd.Index(self.ids, dtype=object).get_indexer(wanted)
+        if (found < 0).any():
+            raise TableError(f"lead_id {wanted[found < 0][0]!r} is not among the {len(self):,} leads.")
+        return found.astype(np.int64)
+
+    def known_at(self, t: Time) -> Dataset:
+        """The world as it was known just before an instant: leads, touches, facts and outcomes, nothing later.
+
+        Leads keep their order but not their index: those created later are gone.
+        """
+        before = to_us(t)
+        leads = np.flatnonzero(self.created_at < before)
+        merged_at = self.merged_at[leads]
+        return Dataset(
+            ids=self.ids[leads],
+            created_at=self.created_at[leads],
+            merged_at=np.where(merged_at < before, merged_at, NEVER),
+            history=self.history.take(leads, before),
+            attributes=self.attributes.take(leads, before),
+            outcomes=self.outcomes.take(leads, before, len(self)),
+        )
+
+    def open_at(self, t: Time, max_age: float | None = None) -> Cohort:
+        """Asks about every lead that was created before an instant and not known to be closed then.
+
+        `max_age` in days leaves out leads created earlier than that.
+        """
+        before = to_us(t)
+        is_open = (self.created_at < before) & (self.merged_at >= before)
+        if max_age is not None:
+            is_open &= self.created_at >= before - round(max_age * US_PER_DAY)
+        is_open[self.outcomes.lead[self.outcomes.known < before]] = False
+        return Cohort.at(np.flatnonzero(is_open), before)
+
+
+def _encode(values: Sequence[float | str | None]) -> tuple[Floats, tuple[str, ...] | None]:
+    """Numbers as they are; if any is a word, codes into the sorted words."""
+    if not any(isinstance(value, str) for value in values):
+        return np.array([np.nan if value is None else value for value in values], np.float64), None
+    texts = [value if value is None or isinstance(value, str) else number_word(value) for value in values]
+    words = tuple(sorted({text for text in texts if text is not None}))
+    place = {word: float(i) for i, word in enumerate(words)}
+    return np.array([np.nan if text is None else place[text] for text in texts], np.float64), words
+
+
+@njit(cache=True)
+def _before(i: int, j: int, at: Ints, kind: Codes, value: Floats, known: Ints) -> bool:
+    """Whether touch i comes before touch j in the order within a lead."""
+    if at[i] != at[j]:
+        return bool(at[i] < at[j])
+    if kind[i] != kind[j]:
+        return bool(kind[i] < kind[j])
+    a = -np.inf if np.isnan(value[i]) else value[i]
+    b = -np.inf if np.isnan(value[j]) else value[j]
+    if a != b:
+        return bool(a < b)
+    return bool(known[i] < known[j])
+
+
+@njit(cache=True)
+def _sort_lead(rows: Ints, spare: Ints, at: Ints, kind: Codes, value: Floats, known: Ints) -> None:
+    """Sorts the row numbers of one lead's touches: insertion sort in short runs, then merges from the bottom up."""
+    n, run = len(rows), 24
+    for lo in range(0, n, run):
+        for k in range(lo + 1, min(lo + run, n)):
+            row, j = rows[k], k
+            while j > lo and _before(row, rows[j - 1], at, kind, value, known):
+                rows[j] = rows[j - 1]
+                j -= 1
+            rows[j] = row
+    while run < n:
+        for lo in range(0, n, 2 * run):
+            mid, hi = min(lo + run, n), min(lo + 2 * run, n)
+            a, b = lo, mid
+            for k in range(lo, hi):
+                if a < mid and (b >= hi or not _before(rows[b], rows[a], at, kind, value, known)):
+                    spare[k] = rows[a]
+                    a += 1
+                else:
+                    spare[k] = rows[b]
+                    b += 1
+        rows[:] = spare[:n]
+        run *= 2
+
+
+@njit(cache=True)
+def _repeats_message(rows: Ints, message: Ints, known: Ints) -> Bools:
+    """Marks, among one lead's sorted touches, those whose message came in earlier (or as early, sorted before)."""
+    n = len(rows)
+    repeated = np.zeros(n, np.bool_)
+    order = np.argsort(message[rows], kind="mergesort")
+    best = -1
+    for k in order:
+        if message[rows[k]] < 0:
+            continue
+        if best >= 0 and message[rows[best]] == message[rows[k]]:
+            if known[rows[k]] < known[rows[best]]:
+                repeated[best] = True
+                best = k
+            else:
+                repeated[k] = True
+        else:
+            best = k
+    return repeated
+
+
+@njit(cache=True)
+def _sort_touches(
+    leads: int, lead: Ints, at: Ints, known: Ints, kind: Codes, value: Floats, message: Ints, dated: Bools
+) -> tuple[Ints, Ints]:
+    """Returns each lead's offsets and the rows that stay, grouped by lead and in order."""
+    n = len(lead)
+    starts = np.zeros(leads + 1, np.int64)
+    for i in range(n):
+        starts[lead[i] + 1] += 1
+    longest = 0
+    for k in range(leads):
+        longest = max(longest, starts[k + 1])
+        starts[k + 1] += starts[k]
+    rows, fill = np.empty(n, np.int64), starts[:-1].copy()
+    any_message = False
+    for i in range(n):
+        rows[fill[lead[i]]] = i
+        fill[lead[i]] += 1
+        any_message |= message[i] >= 0
+    spare, offsets, kept = np.empty(longest, np.int64), np.zeros(leads + 1, np.int64), 0
+    for k in range(leads):
+        mine = rows[starts[k] : starts[k + 1]]
+        _sort_lead(mine, spare, at, kind, value, known)
+        repeated = _repeats_message(mine, message, known) if any_message else np.zeros(0, np.bool_)
+        plain = -1
+        for j in range(len(mine)):
+            row = mine[j]
+            if any_message and repeated[j]:
+                continue
+            if message[row] < 0 and not dated[row]:
+                same = (
+                    plain >= 0
+                    and at[plain] == at[row]
+                    and kind[plain] == kind[row]
+                    and (value[plain] == value[row] or (np.isnan(value[plain]) and np.isnan(value[row])))
+                )
+                if same:
+                    continue
+                plain = row
+            rows[kept] = row
+            kept += 1
+        offsets[k + 1] = kept
+    return offsets, rows[:kept]
+
+
+@njit(cache=True)
+def _slices(offsets: Ints, at: Ints, lead: Ints, as_of: Ints) -> tuple[Ints, Ints]:
+    n = len(lead)
+    start, stop = np.empty(n, np.int64), np.empty(n, np.int64)
+    for row in range(n):
+        lo, hi = offsets[lead[row]], offsets[lead[row] + 1]
+        start[row] = lo
+        while lo < hi:
+            mid = (lo + hi) // 2
+            if at[mid] < as_of[row]:
+                lo = mid + 1
+            else:
+                hi = mid
+        stop[row] = lo
+    return start, stop
+
+
+@njit(cache=True)
+def _take(offsets: Ints, known: Ints, leads: Ints, before: int) -> tuple[Ints, Ints]:
+    """Returns the offsets and rows of some leads' entries that were known before an instant."""
+    total = 0
+    for lead in leads:
+        total += offsets[lead + 1] - offsets[lead]
+    new, rows, n = np.zeros(len(leads) + 1, np.int64), np.empty(total, np.int64), 0
+    for k in range(len(leads)):
+        for row in range(offsets[leads[k]], offsets[leads[k] + 1]):
+            if known[row] < before:
+                rows[n] = row
+                n += 1
+        new[k + 1] = n
+    return new, rows[:n]

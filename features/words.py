@@ -1,0 +1,49 @@
+"""The one form of the words that logs, lists and requests write in many ways."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+
+
+@lru_cache(maxsize=65_536)
+def kind_word(text: str) -> str:
+    """Brings a channel, an action or an attribute's name to the form that names features.
+
+    >>> kind_word(" E-Mail Click ")
+    'e_mail_click'
+    """
+    return re.sub(r"\W+", "_", text.strip().lower()).strip("_") or "unnamed"
+
+
+def attribute_word(text: str) -> str:
+    """Brings a category to one form: without surrounding blanks, and true and false in lower case.
+
+    >>> attribute_word(" TRUE"), attribute_word(" Cleaning ")
+    ('true', 'Cleaning')
+    """
+    text = text.strip()
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+def word_number(word: str) -> float:
+    """Reads a word as a number; NaN if it is none or not finite.
+
+    >>> word_number("40"), word_number("forty")
+    (40.0, nan)
+    """
+    try:
+        number = float(word)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def number_word(number: float) -> str:
+    """Writes a number as the word a CSV file would hold.
+
+    >>> number_word(40.0), number_word(0.5)
+    ('40', '0.5')
+    """
+    return str(int(number)) if float(number).is_integer() else repr(float(number))
