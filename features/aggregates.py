@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from features.feature import OTHER, By, Feature, Op, Vocabulary
+from features.history import Codes, Floats, Ints, Matrix
 from features.times import US_PER_DAY
 
 Days = tuple[float | None, ...]
@@ -134,7 +135,10 @@ FEATURES: dict[str, type[Feature]] = {
 
 
 @njit(cache=True)
-def _count(row, base, groups, windows, lo, hi, as_of, at, known, kind):  # type: ignore[no-untyped-def]
+def _count(
+    row: Floats, base: int, groups: Codes, windows: Floats, lo: int, hi: int, as_of: int, at: Ints, known: Ints,
+    kind: Codes,
+) -> None:  # fmt: skip
     for i in range(lo, hi):
         if known[i] >= as_of:
             continue
@@ -146,7 +150,10 @@ def _count(row, base, groups, windows, lo, hi, as_of, at, known, kind):  # type:
 
 
 @njit(cache=True)
-def _sum(row, base, groups, windows, lo, hi, as_of, at, known, kind, value):  # type: ignore[no-untyped-def]
+def _sum(
+    row: Floats, base: int, groups: Codes, windows: Floats, lo: int, hi: int, as_of: int, at: Ints, known: Ints,
+    kind: Codes, value: Floats,
+) -> None:  # fmt: skip
     for i in range(lo, hi):
         if known[i] >= as_of or np.isnan(value[i]):
             continue
@@ -158,7 +165,10 @@ def _sum(row, base, groups, windows, lo, hi, as_of, at, known, kind, value):  # 
 
 
 @njit(cache=True)
-def _decayed(row, base, groups, rates, lo, hi, as_of, at, known, kind):  # type: ignore[no-untyped-def]
+def _decayed(
+    row: Floats, base: int, groups: Codes, rates: Floats, lo: int, hi: int, as_of: int, at: Ints, known: Ints,
+    kind: Codes,
+) -> None:  # fmt: skip
     for i in range(lo, hi):
         if known[i] >= as_of:
             continue
@@ -169,14 +179,16 @@ def _decayed(row, base, groups, rates, lo, hi, as_of, at, known, kind):  # type:
 
 
 @njit(cache=True)
-def _days_since(row, base, groups, lo, hi, as_of, at, known, kind):  # type: ignore[no-untyped-def]
+def _days_since(
+    row: Floats, base: int, groups: Codes, lo: int, hi: int, as_of: int, at: Ints, known: Ints, kind: Codes
+) -> None:
     for i in range(lo, hi):
         if known[i] < as_of:
             row[base + groups[kind[i]]] = (as_of - at[i]) / US_PER_DAY
 
 
 @njit(cache=True)
-def _first(row, base, groups, lo, hi, as_of, known, kind):  # type: ignore[no-untyped-def]
+def _first(row: Floats, base: int, groups: Codes, lo: int, hi: int, as_of: int, known: Ints, kind: Codes) -> None:
     for i in range(lo, hi):
         if known[i] < as_of:
             row[base + groups[kind[i]]] = 1.0
@@ -184,7 +196,7 @@ def _first(row, base, groups, lo, hi, as_of, known, kind):  # type: ignore[no-un
 
 
 @njit(cache=True)
-def _last(row, base, groups, lo, hi, as_of, known, kind):  # type: ignore[no-untyped-def]
+def _last(row: Floats, base: int, groups: Codes, lo: int, hi: int, as_of: int, known: Ints, kind: Codes) -> None:
     for i in range(hi - 1, lo - 1, -1):
         if known[i] < as_of:
             row[base + groups[kind[i]]] = 1.0
@@ -192,13 +204,13 @@ def _last(row, base, groups, lo, hi, as_of, known, kind):  # type: ignore[no-unt
 
 
 @njit(cache=True)
-def _read(cell, how, tables):  # type: ignore[no-untyped-def]
+def _read(cell: float, how: Ints, tables: Floats) -> float:
     """What the model reads in an attribute's cell: a number, or the place of a word in its vocabulary."""
     mode, begin, end = how[1], how[2], how[3]
     if np.isnan(cell):
         return cell
     if mode == _BY_CODE:
-        return tables[begin + int(cell)]
+        return float(tables[begin + int(cell)])
     if mode == _BY_NUMBER:
         for k in range(begin, end):
             if tables[k] == cell:
@@ -209,12 +221,12 @@ def _read(cell, how, tables):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def run(
-    ops, parameters, start_row, slots, how, tables,
-    start, stop, lead, as_of, created_at,
-    at, known, kind, value,
-    cells, fact_offsets, fact_at, fact_known, fact_column, fact_value,
-    out,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+    ops: Ints, parameters: Floats, start_row: Floats, slots: Codes, how: Ints, tables: Floats,
+    start: Ints, stop: Ints, lead: Ints, as_of: Ints, created_at: Ints,
+    at: Ints, known: Ints, kind: Codes, value: Floats,
+    cells: Floats, fact_offsets: Ints, fact_at: Ints, fact_known: Ints, fact_column: Codes, fact_value: Floats,
+    out: Matrix,
+) -> None:  # fmt: skip
     """Carries out a program for every row of a cohort; the one implementation of every feature."""
     row = np.empty(out.shape[1], np.float64)
     mine = np.empty(cells.shape[1], np.float64)

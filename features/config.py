@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from features.errors import TableError
+from features.errors import TableError, UsageError
+from features.times import find_zone
 
 
 class TableFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +60,11 @@ class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: tuple[TableFile, ...] = ()
     kinds: Kinds = Kinds()
 
+    def files(self, table: str) -> tuple[TableFile, ...]:
+        """The files of a table."""
+        found: tuple[TableFile, ...] = getattr(self, table)
+        return found
+
 
 TABLES = ("touchpoints", "leads", "outcomes", "attributes", "aliases")
 
@@ -66,22 +72,41 @@ TABLES = ("touchpoints", "leads", "outcomes", "attributes", "aliases")
 def read_config(path: Path) -> tuple[DatasetConfig, Path]:
     """Reads a `dataset.toml` and returns it with the folder its files are in."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as problem:
-        raise TableError(f"{path}: cannot be read ({problem}).") from None
-    except tomllib.TOMLDecodeError as problem:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as problem:
+        raise TableError(f"{path}: cannot be read ({problem.strerror}).") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         raise TableError(f"{path}: not valid TOML: {problem}.") from None
     for table in TABLES:
         if isinstance(document.get(table), dict):
             document[table] = [document[table]]
     try:
         config = msgspec.convert(document, DatasetConfig)
+        if config.zone is not None:
+            find_zone(config.zone)
     except msgspec.ValidationError as problem:
-        raise TableError(f"{path}: {problem}. See docs/dataset.md for what it may hold.") from None
+        raise TableError(f"{path}: {_readable(str(problem))}. See docs/dataset.md for what it may hold.") from None
+    except UsageError as problem:
+        raise TableError(f"{path}: {problem}") from None
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
-            raise TableError(f"{path}: folder = {config.folder!r}, but {match[1]} is not set in the environment.")
+            raise TableError(
+                f"{path}: folder = {config.folder!r}, but {match[1]} is not set in the environment. Set it, or write "
+                "the folder itself."
+            )
         return os.environ[match[1]]
 
-    return config, path.parent / re.sub(r"\$\{(\w+)\}", value, config.folder)
+    folder = path.parent / re.sub(r"\$\{(\w+)\}", value, config.folder)
+    if not folder.is_dir():
+        raise TableError(f"{path}: folder = {config.folder!r}, but {folder} is no folder.")
+    return config, folder
+
+
+def _readable(problem: str) -> str:
+    """msgspec's words in ours: `leads: unknown key 'colums'`."""
+    text, _, place = problem.partition(" - at ")
+    text = re.sub(r"Object contains unknown field `(.*)`", r"unknown key '\1'", text)
+    text = re.sub(r"Object missing required field `(.*)`", r"the key '\1' is missing", text)
+    where = place.strip("`").removeprefix("$").removeprefix(".").replace("[0]", "").replace("[...]", "")
+    return f"{where}: {text}" if where else text

@@ -44,11 +44,12 @@ def slot_name(kind: Kind, by: By) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What was learned from training data: the groups of touches and the words of attributes, most frequent first."""
+    """What was learned from training data: the most frequent groups of touches and words of attributes, sorted."""
 
     groups: Mapping[By, tuple[str, ...]]
+    """The names of the groups that get a column, for each way to tell touches apart."""
     attributes: Mapping[str, tuple[str, ...] | None]
-    """Attribute names in order; the words of a category, or None for a number."""
+    """The words of a category, or None for a number, by the name of the attribute."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class FeatureSet:
         """Learns the vocabulary from all touches and attributes of a dataset, which should be a `known_at`.
 
         The most frequent kinds (32) and words (16) get columns; the others, and those never seen here, share one
-        named "other".
+        named "other". An attribute of which no value is known gets none.
         """
         wanted = {f.group for f in features if f.group}
         counts = np.bincount(dataset.history.kind, minlength=len(dataset.history.kinds))
@@ -116,6 +117,7 @@ class FeatureSet:
         attributes = {
             name: _words(dataset.attributes, column, cls.words_limit)
             for column, name in sorted(enumerate(dataset.attributes.names), key=lambda pair: pair[1])
+            if _is_known(dataset.attributes, column)
         }
         return cls(tuple(features), Vocabulary(groups, attributes))
 
@@ -123,15 +125,23 @@ class FeatureSet:
     def ops(self) -> tuple[Op, ...]:
         """The program, with column names made unique."""
         taken: set[str] = set()
+        declared: set[tuple[object, ...]] = set()
         ops = []
         for feature in self.features:
             for op in feature.ops(self.vocabulary):
+                for parameter in op.parameters or (None,):
+                    column = (op.code, op.by, op.attribute, parameter)
+                    if column in declared:
+                        raise UsageError(
+                            f"{op.names[0]!r} is declared twice, the second time in {feature}. Remove one."
+                        )
+                    declared.add(column)
                 names = []
                 for name in op.names:
                     if name in taken:
                         name = f"{name}_by_{'_'.join(op.by) or type(feature).__name__.lower()}"
                     if name in taken:
-                        raise UsageError(f"two features are named {name!r}. Declare each only once.")
+                        raise UsageError(f"two columns are named {name!r}. Rename the channel, action or attribute.")
                     taken.add(name)
                     names.append(name)
                 ops.append(Op(op.code, tuple(names), op.by, op.parameters, op.attribute, op.words, op.start))
@@ -150,15 +160,24 @@ class FeatureSet:
     def compute(self, dataset: Dataset, cohort: Cohort, out: Matrix | None = None) -> Matrix:
         """Returns the (n, F) float32 matrix of a cohort's features; nothing at or after as_of is seen.
 
-        `out` takes the result instead of fresh memory.
+        `out` takes the result instead of fresh memory. Raises UsageError if it does not fit, or if the cohort asks
+        about a lead that the dataset does not have.
         """
         from features.aggregates import run
 
         shape = (len(cohort), len(self.names))
         if out is None:
             out = np.empty(shape, np.float32)
-        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise UsageError(f"out must be a C-contiguous float32 array of shape {shape}; got {out.dtype} {out.shape}.")
+        elif out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
+            raise UsageError(
+                f"out must be a writable C-contiguous float32 array of shape {shape}; got {out.dtype} {out.shape}."
+            )
+        # The kernel does not check its indices.
+        if len(cohort) and not 0 <= cohort.lead.min() <= cohort.lead.max() < len(dataset):
+            raise UsageError(
+                f"the cohort asks about leads {cohort.lead.min()} to {cohort.lead.max()}, but the dataset has "
+                f"{len(dataset)}. Use a cohort of this dataset: known_at numbers its leads anew."
+            )
         program = self._program
         history, attributes = dataset.history, dataset.attributes
         start, stop = history.slices(cohort)
@@ -194,19 +213,24 @@ class FeatureSet:
             features = []
             for entry in document["features"]:
                 entry = {key: _tuples(value) for key, value in entry.items()}
-                features.append(FEATURES[entry.pop("feature")](**entry))
+                kind = entry.pop("feature")
+                if kind not in FEATURES:
+                    raise ModelError(
+                        f"the kind of feature {kind!r} is not known. Use the version that wrote the model."
+                    )
+                features.append(FEATURES[kind](**entry))
             groups = {tuple(by.split("+")): tuple(names) for by, names in document["groups"].items()}
             attributes = {
                 entry["name"]: None if entry["words"] is None else tuple(entry["words"])
                 for entry in document["attributes"]
             }
             self = cls(tuple(features), Vocabulary(groups, attributes))
-            names = tuple(document["names"])
-        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            written, names = tuple(document["names"]), self.names
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, UsageError) as problem:
             raise ModelError(f"not a feature set: {problem!r}. It was written by another version or changed.") from None
-        if self.names != names:
-            changed = next((a for a, b in zip(self.names, names, strict=False) if a != b), "their number")
-            raise ModelError(f"the features differ from those the model was trained on, first at {changed}.")
+        if names != written:
+            first = next((f"{b!r}, now {a!r}" for a, b in zip(names, written, strict=False) if a != b), "their number")
+            raise ModelError(f"the features differ from those the model was trained on, first at {first}.")
         return self
 
     @cached_property
@@ -258,11 +282,12 @@ class FeatureSet:
     def _remembered(self, key: tuple[Any, ...], size: int, find: Callable[[], Any]) -> Any:
         """Keeps what was found for a key: small keys by value, as requests bring them; a large one while it stays."""
         if size <= 64:
-            if key not in self._cache:
+            found = self._cache.get(key)
+            if found is None:
                 if len(self._cache) >= 1024:
                     self._cache.clear()
-                self._cache[key] = find()
-            return self._cache[key]
+                found = self._cache[key] = find()
+            return found
         held = self._cache.get(len(key))
         if held is None or any(mine is not its for mine, its in zip(key, held[0], strict=True)):
             held = self._cache[len(key)] = (key, find())
@@ -315,6 +340,11 @@ def _frequent(kinds: Sequence[Kind], counts: Ints, by: By, limit: int) -> tuple[
     return tuple(sorted(ranked[:limit]))
 
 
+def _is_known(attributes: Attributes, column: int) -> bool:
+    facts = attributes.value[attributes.column == column]
+    return not (np.isnan(attributes.cells[:, column]).all() and np.isnan(facts).all())
+
+
 def _words(attributes: Attributes, column: int, limit: int) -> tuple[str, ...] | None:
     """The most frequent words of an attribute, or None if it is a number."""
     words = attributes.words[column]
@@ -323,7 +353,7 @@ def _words(attributes: Attributes, column: int, limit: int) -> tuple[str, ...] |
     codes = np.concatenate([attributes.cells[:, column], attributes.value[attributes.column == column]])
     counts = np.bincount(codes[~np.isnan(codes)].astype(np.int64), minlength=len(words)).tolist()
     total = {word: count for word, count in zip(words, counts, strict=True) if count}
-    if total and not any(np.isnan(word_number(word)) for word in total):
+    if not any(np.isnan(word_number(word)) for word in total):
         return None
     ranked = sorted(total, key=lambda word: (-total[word], word))
     return tuple(sorted(ranked[:limit]))

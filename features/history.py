@@ -6,8 +6,10 @@ Every instant is microseconds since 1970 in UTC (see `features.times`).
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
@@ -18,7 +20,7 @@ from numba import njit
 
 from features.errors import TableError, UsageError
 from features.times import NEVER, US_PER_DAY, Time, to_us
-from features.words import number_word
+from features.words import number_word, word_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,8 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Matrix: TypeAlias = npt.NDArray[np.float32]
 Ids: TypeAlias = npt.NDArray[np.object_]
+Cell: TypeAlias = float | str | None
+"""An attribute's value: a number, a word, or missing."""
 
 
 class Kind(NamedTuple):
@@ -63,6 +67,8 @@ class Cohort:
         """Asks about leads as of one instant, or about each as of its own."""
         lead = np.atleast_1d(np.asarray(leads, dtype=np.int64))
         if isinstance(as_of, np.ndarray):
+            if as_of.dtype.kind == "M":
+                as_of = as_of.astype("datetime64[us]")
             at = np.ascontiguousarray(as_of, dtype=np.int64)
         else:
             at = np.full(len(lead), to_us(as_of), dtype=np.int64)
@@ -214,7 +220,14 @@ class Attributes:
 
     @classmethod
     def build(
-        cls, leads: int, base: Mapping[str, Ids], lead: Ints, at: Ints, known: Ints, labels: Ids, values: Ids
+        cls,
+        leads: int,
+        base: Mapping[str, Sequence[Cell] | Ids],
+        lead: Ints,
+        at: Ints,
+        known: Ints,
+        labels: Sequence[str] | Ids,
+        values: Sequence[Cell] | Ids,
     ) -> Self:
         """Builds the columns from Python values: numbers, words or None.
 
@@ -229,7 +242,7 @@ class Attributes:
         words: list[tuple[str, ...] | None] = []
         for i, name in enumerate(names):
             mine = np.flatnonzero(column == i)
-            both = [*(base[name] if name in base else [None] * leads), *values[mine]]
+            both = [*(base[name] if name in base else [None] * leads), *(values[row] for row in mine.tolist())]
             coded, mine_words = _encode(both)
             cells[:, i], value[mine] = coded[:leads], coded[leads:]
             words.append(mine_words)
@@ -340,10 +353,27 @@ class Dataset:
         """(leads,) when the first outcome closed each lead (NEVER: open), and whether it was a purchase."""
         return self.outcomes.first(len(self))
 
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all that is in it: equal digests mean equal data."""
+        found = hashlib.sha256()
+        for part in (self, self.history, self.attributes, self.outcomes):
+            for name in (entry.name for entry in fields(part)):
+                value = getattr(part, name)
+                if isinstance(value, np.ndarray):
+                    raw = "\0".join(value).encode() if value.dtype == object else value.tobytes()
+                elif isinstance(value, tuple):
+                    raw = repr(value).encode()
+                else:
+                    continue
+                found.update(f"{name} {len(raw)} ".encode() + raw)
+        return found.hexdigest()
+
     @property
     def last_known(self) -> int:
         """The last instant at which anything became known; `known_at` one microsecond later sees all."""
-        times = (self.created_at, self.history.known, self.attributes.known, self.outcomes.known)
+        merged_at = self.merged_at[self.merged_at < NEVER]
+        times = (self.created_at, merged_at, self.history.known, self.attributes.known, self.outcomes.known)
         return max((int(t.max()) for t in times if len(t)), default=0)
 
     def find(self, ids: Iterable[str]) -> Ints:
@@ -386,14 +416,29 @@ class Dataset:
         return Cohort.at(np.flatnonzero(is_open), before)
 
 
-def _encode(values: Sequence[float | str | None]) -> tuple[Floats, tuple[str, ...] | None]:
-    """Numbers as they are; if any is a word, codes into the sorted words."""
-    if not any(isinstance(value, str) for value in values):
-        return np.array([np.nan if value is None else value for value in values], np.float64), None
-    texts = [value if value is None or isinstance(value, str) else number_word(value) for value in values]
-    words = tuple(sorted({text for text in texts if text is not None}))
+def _encode(values: Sequence[Cell]) -> tuple[Floats, tuple[str, ...] | None]:
+    """Numbers as they are; if any is a word, codes into the words: numbers first in their order, then the others.
+
+    Neither what a text means nor the order of the codes, which settles a tie, may hang on the column's other values:
+    a text that reads as a number is that number always.
+    """
+    numbers = {text: word_number(text) for text in {value for value in values if isinstance(value, str)}}
+    if not any(math.isnan(number) for number in numbers.values()):
+        plain = [np.nan if value is None else numbers[value] if isinstance(value, str) else value for value in values]
+        return np.array(plain, np.float64) + 0.0, None
+    meant = {text: text if math.isnan(number) else number_word(number) for text, number in numbers.items()}
+    texts = [
+        meant[value] if isinstance(value, str) else None if value is None or value != value else number_word(value)
+        for value in values
+    ]
+    words = tuple(sorted({text for text in texts if text is not None}, key=_word_order))
     place = {word: float(i) for i, word in enumerate(words)}
     return np.array([np.nan if text is None else place[text] for text in texts], np.float64), words
+
+
+def _word_order(word: str) -> tuple[bool, float, str]:
+    number = word_number(word)
+    return (True, 0.0, word) if math.isnan(number) else (False, number, word)
 
 
 @njit(cache=True)

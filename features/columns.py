@@ -1,0 +1,260 @@
+"""The tables' columns: how they are called, under which headings they are found, and one source's share of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features import parsing
+from features.config import TABLES, TableFile
+from features.errors import TableError, UsageError
+from features.history import Bools, Floats, Ids, Ints
+from features.rejects import Rejects
+from features.sources import Source
+
+COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "touchpoints": (("lead_id", "occurred_at", "channel"), ("action", "value", "recorded_at", "message_id")),
+    "leads": (("lead_id", "created_at"), ()),
+    "outcomes": (("lead_id", "occurred_at", "outcome"), ("amount", "recorded_at")),
+    "attributes": (("lead_id", "occurred_at", "name", "value"), ("recorded_at",)),
+    "aliases": (("lead_id", "same_as", "occurred_at"), ()),
+}
+"""The required and the optional columns of each table; further columns of `leads` are attributes."""
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "lead_id": (
+        "leadid", "whoid", "contactid", "prospectid", "recordid", "hsobjectid", "personid", "customerid", "userid",
+        "accountid", "leadnumber", "id",
+    ),
+    "created_at": (
+        "createddate", "createdate", "datecreated", "createdon", "created", "createdtime", "creationdate",
+        "registeredat", "dateregistered", "signupdate", "signedupat",
+    ),
+    "occurred_at": (
+        "timestamp", "eventtime", "eventtimestamp", "eventdate", "activitydate", "hstimestamp", "datetime", "time",
+        "date", "happenedat", "closedate", "closedat", "createddate", "createdate",
+    ),
+    "channel": ("source", "medium", "activitytype", "engagementtype", "hsactivitytype", "tasksubtype", "eventtype",
+                "type"),
+    "action": ("event", "eventname", "activity", "activityname", "subtype"),
+    "value": ("amountvalue", "metric", "score", "duration", "minutes"),
+    "recorded_at": ("receivedat", "loadedat", "ingestedat", "insertedat", "syncedat"),
+    "message_id": ("messageid", "eventid", "eventuuid", "uuid"),
+    "outcome": ("stage", "stagename", "dealstage", "status", "result", "iswon", "won", "converted"),
+    "amount": ("dealamount", "value", "revenue", "opportunityamount"),
+    "name": ("attribute", "property", "field", "fieldname"),
+    "same_as": ("sameas", "mergedinto", "masterrecordid", "newid", "canonicalid"),
+}  # fmt: skip
+"""Headings that common systems (Salesforce, HubSpot, Segment) use, in lower case without signs, best first."""
+
+
+@dataclass
+class Reading:
+    """How tables are to be read, and what is found on the way."""
+
+    zone: str | None = None
+    date_format: str | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    """Touchstone's names, or `table.name`, with the heading to take."""
+    rejects: Rejects = field(default_factory=Rejects)
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def check_mapping(self, given: Mapping[str, Sequence[Source]]) -> None:
+        """Refuses a mapping that fits no table."""
+        known = sorted({name for table in TABLES for name in _names(table)})
+        for key, heading in self.mapping.items():
+            table, _, name = key.rpartition(".")
+            if name not in (_names(table) if table in COLUMNS else known) or table not in ("", *TABLES):
+                raise UsageError(f"--map {key}={heading}: {key!r} is no column. Use one of {listed(known)}.")
+            tables = [table] if table else [t for t in TABLES if name in _names(t)]
+            if not any(heading in source.headings for t in tables for source in given[t]):
+                found = dict.fromkeys(h for t in tables for source in given[t] for h in source.headings)
+                raise UsageError(
+                    f"--map {key}={heading}: there is no column {heading!r} in {' or '.join(tables)}; "
+                    f"found {listed(found)}."
+                )
+
+
+@dataclass(eq=False)
+class Part:
+    """One source's share of a table: its columns, and which of its rows are good so far."""
+
+    source: Source
+    spec: TableFile
+    reading: Reading
+    columns: dict[str, pa.Array]
+    extra: dict[str, pa.Array]
+    """The columns under headings that mean none of the table's."""
+    good: Bools
+
+    @classmethod
+    def of(cls, table: str, spec: TableFile, source: Source, reading: Reading) -> Self:
+        """Finds a table's columns in a source."""
+        headings = find_headings(table, spec, source, reading)
+        columns = {name: _column(source, heading) for name, heading in headings.items()}
+        count = source.table.num_rows
+        for name, word in spec.values.items():
+            if name not in columns:
+                columns[name] = pa.array(np.full(count, word, object), parsing.TEXT)
+        free = [h for h in source.headings if h not in headings.values() and h not in spec.exclude]
+        flat = [h for h in free if _is_flat(source.table.column(h).type)]
+        if nested := [h for h in free if h not in flat]:
+            reading.notes.append(f"{source.name}: left out, for they hold lists or records: {listed(nested)}")
+        extra = {heading: _column(source, heading) for heading in flat}
+        part = cls(source, spec, reading, columns, extra, np.ones(count, np.bool_))
+        reading.rejects.add(source, "", {-1 - k: ragged.problem for k, ragged in enumerate(source.ragged)})
+        for heading, wanted in spec.where.items():
+            equal = pc.equal(parsing.text(_column(source, heading)), wanted)
+            part.good &= np.asarray(equal.fill_null(False))
+        if left := int((~part.good).sum()):
+            reading.left_out[f"{source.name}: left out by `where`"] += left
+        return part
+
+    def reject(self, column: str, says: Mapping[int, str]) -> None:
+        """Takes rows out of the good ones, saying by row what is wrong in a column."""
+        rows = np.fromiter(says, np.int64, len(says))
+        self.reading.rejects.add(self.source, column, {row: says[row] for row in rows[self.good[rows]].tolist()})
+        self.good[rows] = False
+
+    def words(self, name: str, *, required: bool = False) -> pa.Array:
+        """A column as text without surrounding blanks; null where empty."""
+        if name not in self.columns:
+            return pa.nulls(len(self.good), parsing.TEXT)
+        words = parsing.text(self.columns[name], self.spec.missing)
+        if required and words.null_count:
+            self._require(name, np.asarray(words.is_null()))
+        return words
+
+    def numbers(self, name: str) -> Floats:
+        """A column as numbers; NaN where empty."""
+        if name not in self.columns:
+            return np.full(len(self.good), np.nan)
+        values, wrong = parsing.numbers(self.columns[name], self.spec.missing)
+        self.reject(name, wrong)
+        return values
+
+    def times(self, name: str) -> tuple[Ints, Bools]:
+        """A required column as microseconds, and which of them are bare dates, known at the end of the day."""
+        found = self._times(name)
+        self._require(name, found.empty)
+        return found.at, found.dated
+
+    def known(self, at: Ints) -> Ints:
+        """From when on each row could be known: when it was recorded, but not before it occurred."""
+        if "recorded_at" not in self.columns:
+            return at
+        recorded = self._times("recorded_at")
+        return np.where(recorded.empty, at, np.maximum(at, recorded.at))
+
+    def cells(self, column: pa.Array) -> Ids:
+        """A column of attribute values as Python numbers, words or None."""
+        return parsing.cells(column, self.spec.missing)
+
+    def _times(self, name: str) -> parsing.Times:
+        reading = self.reading
+        found = parsing.times(
+            self.columns[name], zone=reading.zone, date_format=reading.date_format, missing=self.spec.missing
+        )
+        self.reject(name, found.wrong)
+        return found
+
+    def _require(self, name: str, empty: npt.NDArray[Any]) -> None:
+        rows = np.flatnonzero(empty & self.good).tolist()
+        self.reject(name, dict.fromkeys(rows, "is empty. Fill it in, or remove the row."))
+
+
+def find_headings(table: str, spec: TableFile, source: Source, reading: Reading) -> dict[str, str]:
+    """The heading that holds each column: mapped, of its name, or a known synonym."""
+    names = _names(table)
+    for name in (*spec.columns, *spec.values):
+        if name not in names:
+            raise TableError(f"{source.name}: {name!r} is no column of {table}. It has {listed(names)}.")
+    for heading in (*spec.exclude, *spec.where):
+        if heading not in source.headings:
+            raise TableError(f"{source.name}: there is no column {heading!r}; found {listed(source.headings)}.")
+    found = dict(spec.columns)
+    for name in names:
+        told = reading.mapping.get(f"{table}.{name}")
+        loose = reading.mapping.get(name)
+        if told is not None or loose in source.headings:
+            found[name] = str(told or loose)
+    owner: dict[str, str] = {}
+    for name, heading in found.items():
+        if heading not in source.headings:
+            raise TableError(
+                f"{source.name}: {name} is mapped to {heading!r}, but there is no such column; found "
+                f"{listed(source.headings)}."
+            )
+        if owner.setdefault(heading, name) != name:
+            raise TableError(f"{source.name}: {owner[heading]} and {name} are both mapped to {heading!r}. Map one.")
+    _guess(table, spec, source, reading, found)
+    for name in COLUMNS[table][0]:
+        if name not in found and name not in spec.values:
+            place = source.name if source.header_line is None else f"{source.name} line {source.header_line}"
+            raise TableError(
+                f"{place}: no column for {name}; found {listed(source.headings)}. "
+                f"Rename one, or pass --map {name}=COLUMN."
+            )
+    return found
+
+
+def _guess(table: str, spec: TableFile, source: Source, reading: Reading, found: dict[str, str]) -> None:
+    """Adds to the headings that were told those that can be known by their words; own names go before synonyms."""
+    free: dict[str, list[str]] = {}
+    for heading in source.headings:
+        if heading not in spec.exclude and heading not in found.values():
+            free.setdefault(_plain(heading), []).append(heading)
+    wanted = [name for name in _names(table) if name not in found and name not in spec.values]
+    guesses = [(name, _plain(name)) for name in wanted]
+    guesses += [(name, word) for name in wanted for word in SYNONYMS.get(name, ())]
+    for name, word in guesses:
+        if name in found or word not in free:
+            continue
+        mine = free.pop(word)
+        heading = name if name in mine else mine[0]
+        if len(mine) > 1 and heading != name:
+            raise TableError(
+                f"{source.name}: {mine[0]!r} and {mine[1]!r} could both be {name}. Pass --map {name}=COLUMN."
+            )
+        found[name] = heading
+        if heading != name:
+            reading.notes.append(f"{source.name}: {name} read from column {heading!r}")
+
+
+def listed(names: Any) -> str:
+    """Names in a row, for people; the thirteenth and later ones are only counted."""
+    shown = [name if isinstance(name, str) else str(name) for name in names]
+    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "") or "none"
+
+
+def _names(table: str) -> tuple[str, ...]:
+    required, optional = COLUMNS[table]
+    return required + optional
+
+
+def _plain(heading: str) -> str:
+    return re.sub(r"[\W_]", "", heading.lower())
+
+
+def _is_flat(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(kind)
+
+
+def _column(source: Source, heading: str) -> pa.Array:
+    column = source.table.column(heading)
+    try:
+        if _is_flat(column.type):
+            return parsing.whole(column)
+        reason = f"holds values of type {column.type}"
+    except pa.ArrowException as problem:
+        reason = f"cannot be read ({problem})"
+    raise TableError(f"{source.name}: the column {heading!r} {reason}. Write it as text.")

@@ -1,0 +1,257 @@
+"""Columns as files hold them turned into words, numbers and instants, each with what is wrong in it by row.
+
+Everything here is done for a whole column at once; only the distinct words that need it are looked at one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.errors import UsageError
+from features.history import Bools, Floats, Ids, Ints
+from features.times import US_PER_DAY, find_zone
+from features.words import attribute_word, number_word, word_number
+
+TEXT = pa.large_string()
+"""The type of text: the plain one ends at 2 GB a column."""
+
+_DATE = r"\d{4}-\d{2}-\d{2}|\d{8}"
+_TIME = r"[T ]\d{2}(?::\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?|\d{2}(?:\d{2}(?:[.,]\d{1,9})?)?)?"
+_ZONE = r" ?(?:Z|z|UTC|[+-]\d{2}(?::?\d{2})?)"
+_LEAP_SECOND = r"^(.{8,10}[T ]\d{2}:?\d{2}:?)60(?:[.,]\d+)?"
+_FIRST_WALL, _LAST_WALL = -62_135_510_400_000_000, 253_402_214_400_000_000
+"""0001-01-02 and 9999-12-31: what Python can tell the offset of in any zone."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """A column of instants."""
+
+    at: Ints
+    """Microseconds; without meaning where `empty` or `wrong`."""
+    dated: Bools
+    """Bare dates, known at the end of their day."""
+    empty: Bools
+    wrong: Mapping[int, str]
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """One array of a column's chunks, its text as `TEXT` and categories as what they stand for."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind) or pa.types.is_binary(kind):
+        kind = TEXT
+    return pa.concat_arrays(column.cast(kind).chunks) if column.num_chunks else pa.array([], kind)
+
+
+def text(column: pa.Array, missing: Sequence[str] = ()) -> pa.Array:
+    """A column as text without surrounding blanks; null where empty or a word for missing."""
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    if pa.types.is_floating(column.type):
+        column = _float_words(column)
+    words = pc.utf8_trim_whitespace(column.cast(TEXT))
+    for word in ("", *missing):
+        blank = pc.equal(words, word)
+        if pc.any(blank).as_py():
+            words = pc.if_else(blank, pa.scalar(None, TEXT), words)
+    return words
+
+
+def numbers(column: pa.Array, missing: Sequence[str] = ()) -> tuple[Floats, dict[int, str]]:
+    """A column as numbers, NaN where empty; and what is wrong."""
+    if is_number(column.type):
+        values = _floats(column)
+        given = values == values
+        words = column
+    else:
+        words = text(column, missing)
+        given = np.asarray(words.is_valid())
+        try:
+            values = _floats(words)
+        except pa.ArrowInvalid:
+            values = np.array([np.nan if word is None else word_number(word) for word in words.to_pylist()])
+    bad = np.flatnonzero(given & ~np.isfinite(values))
+    hint = "is not a number. Write it like 1234.5, or leave it empty."
+    return values, {int(row): f"{str(words[int(row)])!r} {hint}" for row in bad}
+
+
+def cells(column: pa.Array, missing: Sequence[str] = ()) -> Ids:
+    """A column of attribute values as Python numbers, words or None; text that is numbers throughout is numbers."""
+    if is_number(column.type):
+        values = _floats(column)
+        found = values.astype(object)
+        found[~np.isfinite(values)] = None
+        return found
+    coded = text(column, missing).dictionary_encode()
+    words = [attribute_word(word) for word in coded.dictionary.to_pylist()]
+    values = np.array([word_number(word) for word in words])
+    lookup = np.array([*(words if np.isnan(values).any() else values.tolist()), None], object)
+    return np.asarray(lookup[codes(coded)], object)
+
+
+def times(
+    column: pa.Array, *, zone: str | None = None, date_format: str | None = None, missing: Sequence[str] = ()
+) -> Times:
+    """A column as instants.
+
+    A time without an offset is one of `zone`, and wrong if none is given. A bare date is the end of that day in
+    `zone` or UTC. A leap second is the last microsecond of its minute. Where clocks go back, the hour that comes twice
+    means the first; where they go forward, a time in the hour that is left out means its end.
+    """
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return _typed_times(column, zone)
+    words = text(column, missing)
+    empty = np.asarray(words.is_null())
+    if date_format is None:
+        instants = _cast_times(words, "UTC")
+        if instants is not None:
+            return Times(instants, np.zeros(len(words), np.bool_), empty, {})
+    coded = words.dictionary_encode()
+    at, dated, wrong = _distinct_times(coded.dictionary, zone, date_format)
+    mine = codes(coded)
+    bad = np.flatnonzero(np.isin(mine, list(wrong))) if wrong else ()
+    return Times(np.append(at, 0)[mine], np.append(dated, False)[mine], empty, {int(k): wrong[mine[k]] for k in bad})
+
+
+def local_days(at: Ints, zone: str | None) -> Ints:
+    """The day each instant falls on in a zone, as days since 1970."""
+    if zone in (None, "UTC"):
+        return at // US_PER_DAY
+    local = pd.DatetimeIndex(at.astype("datetime64[us]"), tz="UTC").tz_convert(find_zone(str(zone)))
+    return _microseconds(local.tz_localize(None)) // US_PER_DAY
+
+
+def codes(coded: pa.DictionaryArray) -> Ints:
+    """The place in the dictionary of each value, and the place behind it for those that are missing."""
+    return np.asarray(coded.indices.fill_null(len(coded.dictionary))).astype(np.int64)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a type holds numbers."""
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind))
+
+
+def _floats(column: pa.Array) -> Floats:
+    return np.array(column.cast(pa.float64(), safe=False).fill_null(np.nan), np.float64)
+
+
+def _float_words(column: pa.Array) -> pa.Array:
+    """Floats as the words a CSV file would hold: a column of ids that became floats is ids again."""
+    values = _floats(column)
+    given = ~np.isnan(values)
+    if (np.abs(values[given]) < 2**53).all() and (values[given] % 1 == 0).all():
+        return pa.array(np.where(given, values, 0).astype(np.int64), mask=~given)
+    return pa.array([number_word(value) if there else None for value, there in zip(values, given, strict=True)], TEXT)
+
+
+def _typed_times(column: pa.Array, zone: str | None) -> Times:
+    """A column without a zone in which every time is a midnight is a column of dates, as data frames read them."""
+    own_zone = getattr(column.type, "tz", None)
+    empty = np.asarray(column.is_null())
+    wall = np.asarray(column.cast(pa.timestamp("us", own_zone), safe=False).cast(pa.int64()).fill_null(0))
+    none = np.zeros(len(wall), np.bool_)
+    if own_zone:
+        return Times(wall, none, empty, {})
+    if pa.types.is_date(column.type) or not (wall % US_PER_DAY).any():
+        return Times(_end_of_day(wall, zone), ~none, empty, {})
+    if zone is None:
+        return Times(wall, none, empty, {int(k): _no_zone(str(column[int(k)])) for k in np.flatnonzero(~empty)})
+    return Times(_localize(wall, zone), none, empty, {})
+
+
+def _distinct_times(words: pa.Array, zone: str | None, date_format: str | None) -> tuple[Ints, Bools, dict[int, str]]:
+    """Returns, for words that are all different, the instants, which are bare dates, and what is wrong."""
+    wall, good, dated, zoned = _iso_times(words) if date_format is None else _times_like(date_format, words)
+    hint = "Use ISO 8601, e.g. 2026-02-28T14:00:00Z, or pass --date-format."
+    if date_format is not None and not good.any():
+        wall, good, dated, zoned = _iso_times(words)
+        hint = f"It should look like {date_format}, or be ISO 8601 throughout."
+    elif date_format is not None:
+        hint = f"It should look like {date_format}."
+    wrong = {int(k): f"{words[int(k)].as_py()!r} is not a date. {hint}" for k in np.flatnonzero(~good)}
+    naive = good & ~dated & ~zoned
+    if zone is None:
+        wrong |= {int(k): _no_zone(words[int(k)].as_py()) for k in np.flatnonzero(naive)}
+    else:
+        wall[naive] = _localize(wall[naive], zone)
+    wall[dated] = _end_of_day(wall[dated], zone)
+    return wall, dated, wrong
+
+
+def _iso_times(words: pa.Array) -> tuple[Ints, Bools, Bools, Bools]:
+    """Returns (microseconds, is a time, is a bare date, carries an offset) of ISO 8601 text."""
+    dated = _matches(words, _DATE)
+    zoned = _matches(words, f"(?:{_DATE}){_TIME}{_ZONE}")
+    good = dated | zoned | _matches(words, f"(?:{_DATE}){_TIME}")
+    wall = np.zeros(len(words), np.int64)
+    for rows, zone in ((zoned, "UTC"), (good & ~zoned, None)):
+        mine = words.filter(pa.array(rows))
+        found = _cast_times(mine, zone)
+        if found is None:
+            plain = pc.replace_substring_regex(mine, _LEAP_SECOND, r"\1" + "59.999999")
+            plain = pc.replace_substring(pc.replace_substring_regex(plain, " ?UTC$", "Z"), ",", ".")
+            parsed = pd.to_datetime(_series(plain), format="ISO8601", utc=True, errors="coerce")
+            good[rows] = parsed.notna()
+            found = _microseconds(parsed)
+        wall[rows] = found
+    return wall, good, dated & good, zoned & good
+
+
+def _times_like(date_format: str, words: pa.Array) -> tuple[Ints, Bools, Bools, Bools]:
+    """Like `_iso_times`, of text in a format of its own."""
+    try:
+        parsed = pd.to_datetime(_series(words), format=date_format, utc=True, errors="coerce")
+    except ValueError as problem:
+        raise UsageError(f"the date format {date_format!r} cannot be used: {problem}.") from None
+    good = parsed.notna().to_numpy()
+    has_time = any(code in date_format for code in ("%H", "%I", "%T", "%X", "%c", "%s"))
+    has_zone = "%z" in date_format or "%Z" in date_format
+    return _microseconds(parsed), good, good & (not has_time), good & has_zone
+
+
+def _cast_times(words: pa.Array, zone: str | None) -> Ints | None:
+    """Words that all are ISO 8601 and all carry an offset (zone UTC) or all do not (None) as microseconds."""
+    try:
+        return np.array(words.cast(pa.timestamp("us", zone)).cast(pa.int64()).fill_null(0))
+    except pa.ArrowInvalid:
+        return None
+
+
+def _matches(words: pa.Array, pattern: str) -> Bools:
+    return np.array(pc.match_substring_regex(words, f"^(?:{pattern})$").fill_null(False), np.bool_)
+
+
+def _series(words: pa.Array) -> pd.Series[Any]:
+    return pd.Series(words.to_pylist(), dtype=object)
+
+
+def _microseconds(times: pd.Series[Any] | pd.DatetimeIndex) -> Ints:
+    """Times as whole microseconds; any number where there is none."""
+    return np.asarray(times.to_numpy("datetime64[us]").astype(np.int64))
+
+
+def _end_of_day(midnight: Ints, zone: str | None) -> Ints:
+    return _localize(midnight + US_PER_DAY, zone or "UTC") - 1
+
+
+def _localize(wall: Ints, zone: str) -> Ints:
+    """Wall-clock microseconds in a zone as UTC."""
+    if zone == "UTC":
+        return wall
+    index = pd.DatetimeIndex(np.clip(wall, _FIRST_WALL, _LAST_WALL).astype("datetime64[us]"))
+    first = np.ones(len(wall), np.bool_)
+    local = index.tz_localize(find_zone(zone), ambiguous=first, nonexistent="shift_forward")
+    return _microseconds(local.tz_convert("UTC").tz_localize(None))
+
+
+def _no_zone(word: str) -> str:
+    return f"{word!r} carries no zone. Write an offset (2026-02-28T14:00:00+01:00), or pass --zone."

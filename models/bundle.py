@@ -1,0 +1,214 @@
+"""A model on disk: a folder of text and JSON files with their checksums, never a pickle.
+
+    SHA256SUMS      the checksum of every file, as `sha256sum --check` reads it
+    card.json       what the model is and how it came to be
+    features.json   the declared features with their vocabulary
+    model.*         the model itself
+    golden.json     made-up leads and their probabilities, scored again at every load
+    tiers.json      the tier policy: beside the model, may be replaced without changing its digest
+
+Loading trusts nothing: every byte is checked, a LightGBM text is first parsed in a child process (a damaged one kills
+the process that parses it), and the golden leads must come out as they did when the model was saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from tempfile import mkdtemp
+
+import msgspec
+import numpy as np
+
+from features.errors import ModelError
+from features.feature import FeatureSet
+from features.history import Cohort, Floats
+from features.records import AttributeFact, LeadRecord, Touchpoint, dataset_of
+from features.times import to_datetime, to_us
+from models.candidates import MODELS
+from models.scorer import Card, Scorer
+from models.tiers import Tiers
+
+SUMS = "SHA256SUMS"
+_CARD, _FEATURES, _GOLDEN, _TIERS = "card.json", "features.json", "golden.json", "tiers.json"
+_TOLERANCE = 1e-9
+"""How far a golden probability may be off: another machine's exp and log may differ in the last bit."""
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A made-up lead and the probability it had when the model was saved."""
+
+    lead: LeadRecord
+    as_of: str
+    probability: float
+
+
+def save_bundle(scorer: Scorer, folder: Path) -> Path:
+    """Writes a model to a new folder, all of it or nothing."""
+    if folder.exists():
+        raise ModelError(f"{folder} is there already. A bundle is never overwritten; choose another folder.")
+    files = {
+        _CARD: _json(scorer.card),
+        _FEATURES: scorer.features.to_json(),
+        **scorer.model.to_files(),
+        _GOLDEN: _json(_golden(scorer)),
+        _TIERS: scorer.tiers.to_json(),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(mkdtemp(dir=folder.parent, prefix=".bundle-"))
+    try:
+        for name, text in files.items():
+            _write(scratch / name, text)
+        _write(scratch / SUMS, "".join(f"{_sum(text.encode())}  {name}\n" for name, text in sorted(files.items())))
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return folder
+
+
+def load_bundle(folder: str | os.PathLike[str]) -> Scorer:
+    """Reads a model; raises ModelError with the reason if a byte of it is not as it was saved."""
+    path = Path(folder)
+    files = _checked_files(path)
+    try:
+        card = msgspec.json.decode(files[_CARD], type=Card)
+        golden = msgspec.json.decode(files[_GOLDEN], type=tuple[Golden, ...])
+        model = MODELS[card.model]
+    except (KeyError, msgspec.DecodeError) as problem:
+        raise ModelError(f"{path}: not a bundle of this version of Touchstone: {problem}.") from None
+    try:
+        features = FeatureSet.from_json(files[_FEATURES])
+        scorer = Scorer(features, model.from_files(files), card, Tiers.from_json(files[_TIERS]))
+        _replay(scorer, golden)
+    except KeyError as problem:
+        raise ModelError(f"{path}: {problem} is missing.") from None
+    except ModelError as problem:
+        raise ModelError(f"{path}: {problem}") from None
+    return scorer
+
+
+def bundle_digest(folder: Path) -> str:
+    """The SHA-256 of everything in a bundle but its tier policy: what the model is, in one word."""
+    return _sum("".join(f"{s} {n}\n" for n, s in sorted(_read_sums(folder).items()) if n != _TIERS).encode())
+
+
+def replace_tiers(folder: Path, tiers: Tiers) -> None:
+    """Puts another tier policy beside a model."""
+    sums = _read_sums(folder)
+    sums[_TIERS] = _sum(tiers.to_json().encode())
+    for name, text in (
+        (_TIERS, tiers.to_json()),
+        (SUMS, "".join(f"{s}  {n}\n" for n, s in sorted(sums.items()))),
+    ):
+        _write(folder / f".{name}", text)
+        (folder / f".{name}").replace(folder / name)
+
+
+def _checked_files(folder: Path) -> dict[str, str]:
+    """The text of every file, after comparing its checksum."""
+    files = {}
+    for name, expected in _read_sums(folder).items():
+        try:
+            raw = (folder / name).read_bytes()
+        except OSError:
+            raise ModelError(f"{folder}: {name} is missing. Copy the whole folder again.") from None
+        if _sum(raw) != expected:
+            raise ModelError(
+                f"{folder}: {name} is not as it was saved (SHA-256 {_sum(raw)[:12]}..., expected {expected[:12]}...). "
+                "Copy the folder again, or train anew."
+            )
+        files[name] = raw.decode()
+    return files
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: no model is here ({SUMS} is missing). Train one with `touchstone train`."
+        ) from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ModelError(f"{folder}: {SUMS} cannot be read ({problem}).") from None
+    sums = {}
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or not name or name != Path(name).name:
+            raise ModelError(f"{folder}: {SUMS} is damaged at {line[:80]!r}. Copy the folder again.")
+        sums[name] = digest
+    missing = {_CARD, _FEATURES, _GOLDEN, _TIERS} - set(sums)
+    if missing:
+        raise ModelError(f"{folder}: {SUMS} does not name {', '.join(sorted(missing))}. Copy the folder again.")
+    return sums
+
+
+def _golden(scorer: Scorer) -> tuple[Golden, ...]:
+    """Scores made-up leads that touch every kind and word the model knows; no real lead goes into a bundle."""
+    as_of = to_datetime(to_us(scorer.card.known_until))
+    rng = np.random.default_rng(0)
+    vocabulary = scorer.features.vocabulary
+    channels = sorted({name for names in vocabulary.groups.values() for name in names}) or ["none"]
+    leads = []
+    for i in range(12):
+        created = as_of - timedelta(days=float(rng.integers(1, 400)), seconds=int(rng.integers(86_400)))
+        touches = tuple(
+            Touchpoint(
+                occurred_at=as_of - timedelta(seconds=int(rng.integers(1, 200 * 86_400))),
+                channel=channels[int(k)],
+                value=float(rng.integers(100)) if rng.random() < 0.5 else None,
+            )
+            for k in rng.integers(len(channels), size=3 * i)
+        )
+        attributes: dict[str, str | float | bool | None] = {
+            name: float(rng.normal()) if words is None else (*words, "never seen")[int(rng.integers(len(words) + 1))]
+            for name, words in vocabulary.attributes.items()
+        }
+        facts = tuple(
+            AttributeFact(as_of - timedelta(days=1), name, value) for name, value in list(attributes.items())[: i % 3]
+        )
+        leads.append(
+            LeadRecord(
+                lead_id=f"golden-{i}",
+                created_at=created,
+                attributes=attributes,
+                attribute_facts=facts,
+                touchpoints=touches,
+            )
+        )
+    probability = _score_alone(scorer, leads, scorer.card.known_until)
+    return tuple(Golden(lead, scorer.card.known_until, float(p)) for lead, p in zip(leads, probability, strict=True))
+
+
+def _score_alone(scorer: Scorer, leads: Sequence[LeadRecord], as_of: str) -> Floats:
+    return scorer.predict(dataset_of(leads), Cohort.at(np.arange(len(leads)), as_of))
+
+
+def _replay(scorer: Scorer, golden: Sequence[Golden]) -> None:
+    for row in golden:
+        got = float(_score_alone(scorer, [row.lead], row.as_of)[0])
+        if not abs(got - row.probability) <= _TOLERANCE:
+            raise ModelError(
+                f"the made-up lead {row.lead.lead_id} scores {got!r} here, but {row.probability!r} when the model was "
+                "saved. The features or libraries of this machine differ; train anew here."
+            )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1).decode()
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _sum(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,114 @@
+"""What a model is: something that turns a feature matrix into probabilities and can be written as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+from features.errors import ModelError
+from features.feature import FeatureSet
+from features.history import Bools, Dataset, Floats, Matrix
+
+
+class Model(Protocol):
+    """A fitted model. A row gets the same probability, to the bit, whatever rows stand beside it."""
+
+    name: ClassVar[str]
+
+    def predict(self, matrix: Matrix) -> Floats:
+        """Returns (n,) probabilities of (n, F) rows."""
+        ...
+
+    def to_files(self) -> dict[str, str]:
+        """Returns the text files that hold the model."""
+        ...
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str]) -> Self:
+        """Reads what `to_files` wrote; raises ModelError for anything else."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a candidate makes of what is known: the features it wants, and how it fits on their rows."""
+
+    features: FeatureSet
+    fit: Callable[[Matrix, Bools], Model]
+    """From (n, F) rows and (n,) whether each bought."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that competes in the backtest."""
+
+    name: str
+    prepare: Callable[[Dataset], Recipe]
+    """Declares its features on what is known, a `known_at`."""
+    peer: bool = False
+    """A peer to beat, never the model that is served."""
+
+
+def to_json(**parts: Any) -> str:
+    """Writes numbers and arrays as JSON, NaN as null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value]
+        return None if isinstance(value, float) and np.isnan(value) else value
+
+    return json.dumps({name: plain(value) for name, value in parts.items()}, indent=1)
+
+
+class Parts:
+    """Reads what `to_json` wrote; whatever does not fit raises ModelError."""
+
+    def __init__(self, files: Mapping[str, str], name: str = "model.json") -> None:
+        try:
+            self._parts = json.loads(files[name])
+            self._parts.keys()
+        except (KeyError, ValueError, AttributeError) as problem:
+            raise ModelError(f"{name} cannot be read: {problem!r}.") from None
+        self._name = name
+
+    def array(self, name: str) -> Floats:
+        """A vector of numbers, null as NaN."""
+        entries = self._get(name)
+        try:
+            array = np.array([np.nan if x is None else x for x in entries], np.float64)
+        except (TypeError, ValueError):
+            array = np.empty((0, 0))
+        if array.ndim != 1:
+            raise ModelError(f"{self._name}: {name!r} is not a list of numbers.")
+        return array
+
+    def number(self, name: str) -> float:
+        """A number."""
+        entry = self._get(name)
+        if not isinstance(entry, (int, float)):
+            raise ModelError(f"{self._name}: {name!r} is not a number but {entry!r}.")
+        return float(entry)
+
+    def arrays(self, name: str) -> tuple[Floats, ...]:
+        """A list of vectors of different lengths."""
+        try:
+            return tuple(np.array(entry, np.float64) for entry in self._get(name))
+        except (TypeError, ValueError):
+            raise ModelError(f"{self._name}: {name!r} is not a list of lists of numbers.") from None
+
+    def _get(self, name: str) -> Any:
+        if name not in self._parts:
+            raise ModelError(f"{self._name}: {name!r} is missing.")
+        return self._parts[name]
+
+
+def sigmoid(logit: Floats) -> Floats:
+    """Returns 1 / (1 + exp(-logit)), without overflow."""
+    small = np.exp(-np.abs(logit))
+    return np.asarray(np.where(logit >= 0, 1.0, small) / (1.0 + small), np.float64)

@@ -1,0 +1,169 @@
+"""The hand-made point rules most companies decide by today: a peer to beat, and the answer while data are scarce.
+
+A points table gives each touch its points, adds some for what the lead is, and takes some away for every week of
+silence. To compare it with models fairly its raw points are used, not three levels, and turned into a probability by
+a logistic curve fitted on the same training rows that the models see.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import msgspec
+import numpy as np
+
+from features.aggregates import Age, Attributes, Count, DaysSince
+from features.errors import UsageError
+from features.feature import FeatureSet, Vocabulary
+from features.history import Bools, Dataset, Floats, Kind, Matrix
+from features.words import attribute_word, kind_word
+from models.linear import fit_curve
+from models.model import Parts, Recipe, sigmoid, to_json
+
+DEFAULT_POINTS: tuple[tuple[str, float], ...] = (
+    ("unsubscribe|complaint|spam", -25),
+    ("bounce", -10),
+    ("demo|trial|proposal|offer|quote|order|cart|checkout", 30),
+    ("meeting|appointment|store", 25),
+    ("form|request|register|signup|apply|application|reply|referral", 20),
+    ("pricing|price|webinar|training|event|fair|exam|course", 15),
+    ("call|phone|download|content|whitepaper|ebook|brochure|question|chat|lesson", 10),
+    ("click", 5),
+    ("open|visit|view|page|web|website|search|social|activity|quiz", 3),
+    ("sent|send|delivered|impression|ad|print|tv|radio|letter", 0),
+)
+"""Points by the first of these words that stands in a kind's name, in the manner of marketing tools' templates."""
+_UNKNOWN_POINTS = 5.0
+_KIND = ("channel", "action")
+
+
+class AttributeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Points for what a lead is: a word that an attribute equals, or a number that it reaches."""
+
+    name: str
+    points: float
+    equals: str | None = None
+    at_least: float | None = None
+
+    @property
+    def column(self) -> str:
+        """The feature that tells."""
+        name = f"lead_{kind_word(self.name)}"
+        return name if self.equals is None else f"{name}_is_{attribute_word(self.equals)}"
+
+
+class PointsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A points table, as its TOML file holds it."""
+
+    points: dict[str, float] = {}
+    """Points of a touch by its kind: `channel_action`, else `action`, else `channel`."""
+    attributes: tuple[AttributeRule, ...] = ()
+    silence_per_week: float = 5.0
+    """Points taken away for each whole week since the last touch, or since creation where there was none."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a points table; raises UsageError naming what is wrong."""
+        try:
+            table = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), cls)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as problem:
+            raise UsageError(f"{path}: not a points table: {problem}. See examples/rules.toml.") from None
+        if not table.points and not table.attributes:
+            raise UsageError(f"{path}: no points are given. Add a [points] table, e.g. demo = 30.")
+        for rule in table.attributes:
+            if (rule.equals is None) == (rule.at_least is None):
+                raise UsageError(f"{path}: the rule for {rule.name!r} needs either `equals` or `at_least`.")
+        return table
+
+    @classmethod
+    def default(cls, kinds: Sequence[Kind]) -> Self:
+        """A sensible table for the kinds of touches that are there, derived from their words."""
+        return cls(points={kind.name: _default_points(kind.name) for kind in kinds})
+
+    def of(self, kind: Kind) -> float:
+        """The points of a touch of a kind."""
+        points = {kind_word(name): value for name, value in self.points.items()}
+        return next((points[name] for name in (kind.name, kind.action, kind.channel) if name in points), 0.0)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A points table resolved to columns, and the curve that turns points into a probability."""
+
+    name: ClassVar[str] = "rules"
+
+    weight: Floats
+    """(F,) points for each unit of a column."""
+    at_least: Floats
+    """(F,) the number from which on a column gives its points once; NaN: they are multiplied by its value."""
+    silence_per_week: float
+    """Points taken away for each whole week since the last touch (column 0), or since creation (column 1)."""
+    intercept: float
+    slope: float
+
+    @classmethod
+    def prepare(cls, table: PointsTable | None, known: Dataset) -> Recipe:
+        """Declares the columns a table needs, the default's without one; fitting finds the curve alone."""
+        table = table or PointsTable.default(known.history.kinds)
+        points = {kind.name: table.of(kind) for kind in known.history.kinds}
+        kinds = tuple(sorted(name for name, value in points.items() if value))
+        attributes: dict[str, tuple[str, ...] | None] = {}
+        for rule in table.attributes:
+            name = kind_word(rule.name)
+            words = () if rule.equals is None else (attribute_word(rule.equals),)
+            attributes[name] = (*(attributes.get(name) or ()), *words) or None
+        features = FeatureSet(
+            (DaysSince(), Age(), Count(by=_KIND), Attributes()), Vocabulary({_KIND: kinds}, attributes)
+        )
+        place = {name: i for i, name in enumerate(features.names)}
+        weight, at_least = np.zeros(len(place)), np.full(len(place), np.nan)
+        for name in kinds:
+            weight[place[f"{name}_count"]] = points[name]
+        for rule in table.attributes:
+            weight[place[rule.column]] = rule.points
+            at_least[place[rule.column]] = np.nan if rule.at_least is None else rule.at_least
+        rules = cls(weight, at_least, table.silence_per_week, 0.0, 1.0)
+        return Recipe(features, rules.fit)
+
+    def fit(self, matrix: Matrix, bought: Bools) -> Rules:
+        """Finds the curve from (n, F) rows and (n,) labels."""
+        intercept, slope = fit_curve(self.points(matrix), bought)
+        return replace(self, intercept=intercept, slope=slope)
+
+    def points(self, matrix: Matrix) -> Floats:
+        """Returns the (n,) points of (n, F) rows."""
+        since = np.where(np.isnan(matrix[:, 0]), matrix[:, 1], matrix[:, 0]).astype(np.float64)
+        points = -self.silence_per_week * np.floor(since / 7)
+        for column in np.flatnonzero(self.weight):
+            values = matrix[:, column].astype(np.float64)
+            if not np.isnan(self.at_least[column]):
+                values = (values >= self.at_least[column]).astype(np.float64)
+            points += self.weight[column] * np.nan_to_num(values)
+        return points
+
+    def predict(self, matrix: Matrix) -> Floats:
+        """Returns (n,) probabilities."""
+        return sigmoid(self.intercept + self.slope * self.points(matrix))
+
+    def to_files(self) -> dict[str, str]:
+        """The table by columns, and its curve, as JSON."""
+        return {"model.json": to_json(**vars(self))}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str]) -> Self:
+        """Reads what `to_files` wrote."""
+        parts = Parts(files)
+        silence, intercept, slope = (parts.number(name) for name in ("silence_per_week", "intercept", "slope"))
+        return cls(parts.array("weight"), parts.array("at_least"), silence, intercept, slope)
+
+
+def _default_points(name: str) -> float:
+    for words, points in DEFAULT_POINTS:
+        if re.search(rf"(^|_)({words})s?(_|$)", name):
+            return points
+    return _UNKNOWN_POINTS

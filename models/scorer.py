@@ -1,0 +1,129 @@
+"""Features, model and tiers as one function: from what is known of leads to their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from features.errors import ModelError
+from features.feature import FeatureSet
+from features.history import Cohort, Dataset, Floats, Ints
+from models.model import Model
+from models.tiers import TIERS, Tiers
+
+_CHUNK = 16_384
+"""Rows computed into one reused buffer: fresh memory costs more than the arithmetic."""
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a model says of itself."""
+
+    name: str = "touchstone"
+    version: str
+    model: str
+    """The kind of model, a name of `models.candidates.MODELS`."""
+    horizon_days: float
+    features: str
+    """The fingerprint of the feature set."""
+    known_until: str
+    """The model has seen nothing that became known at or after this instant."""
+    dataset: str
+    """The digest of the dataset it was trained on."""
+    percentiles: tuple[float, ...]
+    """The probabilities that 1 %, 2 %, ... 100 % of the leads open at training time do not exceed."""
+    backtest: dict[str, Any] = {}
+    """What the backtest found, by measure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of a cohort, row by row."""
+
+    probability: Floats
+    """(n,) of a purchase within the horizon."""
+    score: Ints
+    """(n,) 0 to 100: the percentile of the probability among leads at training time."""
+    tier: Ints
+    """(n,) codes into `models.tiers.TIERS`."""
+
+    def __len__(self) -> int:
+        return len(self.probability)
+
+    @property
+    def tiers(self) -> list[str]:
+        """The tier of each row in words."""
+        return [TIERS[code] for code in self.tier]
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A model ready to score. A score is a function of (history, as_of, model) and of nothing else."""
+
+    features: FeatureSet
+    model: Model
+    card: Card
+    tiers: Tiers
+
+    def __post_init__(self) -> None:
+        if self.features.fingerprint != self.card.features:
+            raise ModelError("the feature set is not the one the model was trained on: their fingerprints differ.")
+        if len(self.card.percentiles) != 100:
+            raise ModelError(f"a model needs 100 percentiles; this one has {len(self.card.percentiles)}.")
+
+    def predict(self, dataset: Dataset, cohort: Cohort, threads: int = 1) -> Floats:
+        """Returns the (n,) probabilities of a purchase in [as_of, as_of + horizon)."""
+        out = np.empty(len(cohort))
+        if len(cohort) <= _CHUNK:
+            out[:] = self.model.predict(self.features.compute(dataset, cohort))
+            return out
+        parts = np.array_split(np.arange(len(cohort)), max(1, threads))
+
+        def work(rows: Ints) -> None:
+            buffer = np.empty((_CHUNK, len(self.features.names)), np.float32)
+            for begin in range(int(rows[0]), int(rows[-1]) + 1, _CHUNK):
+                part = slice(begin, min(begin + _CHUNK, int(rows[-1]) + 1))
+                matrix = self.features.compute(dataset, cohort[part], out=buffer[: part.stop - part.start])
+                out[part] = self.model.predict(matrix)
+
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            list(pool.map(work, parts))
+        return out
+
+    def score(self, dataset: Dataset, cohort: Cohort, threads: int = 1) -> Scores:
+        """Scores a cohort; nothing known at or after its as_of is seen."""
+        probability = self.predict(dataset, cohort, threads)
+        score = np.searchsorted(self.card.percentiles, probability, side="right")
+        return Scores(probability, score, self.tiers.of(probability))
+
+
+def scored_list(scorer: Scorer, dataset: Dataset, cohort: Cohort, scores: Scores) -> dict[str, Sequence[Any]]:
+    """Returns the columns of a scored list, in the order of the public face."""
+    nothing = [None] * len(cohort)
+    return {
+        "lead_id": dataset.ids[cohort.lead].tolist(),
+        "as_of": cohort.as_of.astype("datetime64[us]"),
+        "horizon_days": np.full(len(cohort), scorer.card.horizon_days),
+        "probability": scores.probability,
+        "lower": nothing,
+        "upper": nothing,
+        "score": scores.score,
+        "tier": scores.tiers,
+        "route": [scorer.tiers.routes[tier] for tier in scores.tiers],
+        "reason_1": nothing,
+        "reason_2": nothing,
+        "reason_3": nothing,
+        "model_version": [scorer.card.version] * len(cohort),
+    }  # fmt: skip
+
+
+def percentiles(probability: Iterable[float]) -> tuple[float, ...]:
+    """Returns the probabilities that 1 %, 2 %, ... 100 % of some leads do not exceed."""
+    ordered = np.sort(np.fromiter(probability, np.float64))
+    if not len(ordered):
+        return (1.0,) * 100
+    return tuple(np.quantile(ordered, np.arange(1, 101) / 100, method="higher").tolist())

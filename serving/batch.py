@@ -1,0 +1,104 @@
+"""Scores a list: every open lead of a dataset, written as CSV or Parquet."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from features.errors import UsageError
+from features.history import Dataset
+from features.times import isoformat
+from models.scorer import Scorer, scored_list
+
+SCHEMA = pa.schema([
+    ("lead_id", pa.string()),
+    ("as_of", pa.timestamp("us", "UTC")),
+    ("horizon_days", pa.float64()),
+    ("probability", pa.float64()),
+    ("lower", pa.float64()),
+    ("upper", pa.float64()),
+    ("score", pa.int64()),
+    ("tier", pa.string()),
+    ("route", pa.string()),
+    ("reason_1", pa.string()),
+    ("reason_2", pa.string()),
+    ("reason_3", pa.string()),
+    ("model_version", pa.string()),
+])  # fmt: skip
+"""The scored list."""
+
+
+@dataclass(frozen=True)
+class ListSummary:
+    """What was scored."""
+
+    scored: int
+    tiers: Mapping[str, int]
+    closed: int
+    """Leads that had an outcome, or were merged into another, before as_of; they are not scored."""
+    later: int
+    """Leads created at as_of or later; they are not scored."""
+    as_of: str
+    output: str
+
+
+def score_list(scorer: Scorer, dataset: Dataset, as_of: int, output: Path) -> ListSummary:
+    """Scores the leads that are open at `as_of` (microseconds) and writes them in the order of the leads table.
+
+    The file appears whole or not at all.
+    """
+    if output.suffix not in (".csv", ".parquet"):
+        raise UsageError(
+            f"{output}: a scored list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}."
+        )
+    cohort = dataset.open_at(as_of)
+    scores = scorer.score(dataset, cohort, threads=os.cpu_count() or 1)
+    table = pa.table(scored_list(scorer, dataset, cohort, scores), schema=SCHEMA)
+    _write(table, output)
+    later = int((dataset.created_at >= as_of).sum())
+    counts = Counter(scores.tiers)
+    return ListSummary(
+        scored=len(cohort),
+        tiers={tier: counts[tier] for tier in ("hot", "warm", "cold")},
+        closed=len(dataset) - later - len(cohort),
+        later=later,
+        as_of=isoformat(as_of),
+        output=str(output),
+    )
+
+
+def _write(table: pa.Table, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        if output.suffix == ".parquet":
+            pa.parquet.write_table(table, scratch)
+        else:
+            pa.csv.write_csv(_for_csv(table), scratch)
+        scratch.replace(output)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def _for_csv(table: pa.Table) -> pa.Table:
+    """Times in ISO 8601, and no cell that a spreadsheet would run as a formula: a quote goes before it."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_timestamp(column.type):
+            distinct = pc.unique(column)
+            texts = pa.array([isoformat(us) for us in distinct.cast(pa.int64()).to_pylist()], pa.string())
+            column = texts.take(pc.index_in(column, value_set=distinct))
+        elif pa.types.is_string(column.type):
+            column = pc.replace_substring_regex(column, r"^([=+\-@\t\r])", r"'\1")
+        columns[name] = column
+    return pa.table(columns)

@@ -1,0 +1,93 @@
+"""An endpoint as data: what it takes, what it gives, and who answers; the OpenAPI document is written from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.errors import TooLarge, WrongMedia
+from serving.schemas import Problem
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    name: str
+    """The operationId."""
+    summary: str
+    answer: Callable[[Request], Awaitable[Response]]
+    response: type
+    request: type | None = None
+    example: Any = None
+    """A request body that works."""
+    problems: Mapping[int, str] | None = None
+
+
+def json_response(value: msgspec.Struct) -> Response:
+    """Answers with JSON."""
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Reads a JSON body of at most `limit` bytes."""
+    media = request.headers.get("content-type", "json")
+    if "json" not in media:
+        raise WrongMedia(f"content-type {media!r} is not JSON. Send application/json.")
+    declared = request.headers.get("content-length", "0")
+    chunks: list[bytes] = []
+    size = int(declared) if declared.isdecimal() else 0
+    if size <= limit:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                break
+            chunks.append(chunk)
+    if size > limit:
+        raise TooLarge(f"the body is larger than {limit:,} bytes. Send fewer leads or touchpoints at a time.")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def openapi(operations: Sequence[Operation], *, title: str, version: str, description: str) -> dict[str, Any]:
+    """Writes the OpenAPI 3.1 document of some operations from their types."""
+    types = [t for operation in operations for t in (operation.request, operation.response) if t is not None]
+    distinct = list(dict.fromkeys([*types, Problem]))
+    schemas, components = msgspec.json.schema_components(distinct, ref_template="#/components/schemas/{name}")
+    schema = dict(zip(distinct, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        entry: dict[str, Any] = {
+            "operationId": operation.name,
+            "summary": operation.summary,
+            "responses": {
+                "200": {
+                    "description": operation.response.__doc__ or "",
+                    "content": {"application/json": {"schema": schema[operation.response]}},
+                }
+            },
+        }
+        if operation.request is not None:
+            content: dict[str, Any] = {"schema": schema[operation.request]}
+            if operation.example is not None:
+                content["example"] = operation.example
+            entry["requestBody"] = {"required": True, "content": {"application/json": content}}
+        for status, says in (operation.problems or {}).items():
+            entry["responses"][str(status)] = {
+                "description": says,
+                "content": {"application/problem+json": {"schema": schema[Problem]}},
+            }
+        paths.setdefault(operation.path, {})[operation.method.lower()] = entry
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version, "description": description},
+        "paths": paths,
+        "components": {"schemas": components},
+    }

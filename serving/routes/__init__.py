@@ -1,0 +1,1 @@
+"""The operations of the service, a file a topic."""

@@ -1,0 +1,687 @@
+"""The features: against the oracle, at their boundaries, and as the data that a model keeps of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import DAY
+from worlds import (
+    DELAYS,
+    INSTANTS,
+    LATE_CELLS,
+    LATE_KINDS,
+    dataset_of,
+    facts,
+    instants,
+    leads,
+    outcomes,
+    table,
+    tables_of,
+    touches,
+    worlds,
+)
+
+from features import (
+    FEATURES,
+    LEAD_FEATURES,
+    Age,
+    Attributes,
+    Cohort,
+    Count,
+    Dataset,
+    DaysSince,
+    Decayed,
+    Feature,
+    FeatureSet,
+    First,
+    Last,
+    ModelError,
+    Sum,
+    UsageError,
+)
+from features.times import isoformat
+
+GOLDEN = Path(__file__).parent / "golden" / "lead_features.json"
+WINDOWS = (0.5, 1, 7, 30, 1 / 3)
+BYS = [(), ("channel",), ("action",), ("channel", "action")]
+EVERY = (
+    Age(),
+    *(Count(by=by, days=(*WINDOWS, None)) for by in BYS),
+    *(Sum(by=by, days=(*WINDOWS, None)) for by in BYS),
+    *(Decayed(by=by, half_life_days=(1, 7, 0.25)) for by in BYS),
+    *(DaysSince(by=by) for by in BYS),
+    *(First(by=by) for by in BYS[1:]),
+    *(Last(by=by) for by in BYS[1:]),
+    Attributes(),
+)
+SCENES = [
+    pytest.param("usual", id="usual"),
+    pytest.param("long", id="long", marks=pytest.mark.long),
+]
+
+
+def equal_bits(a, b):
+    """Whether two matrices are the same to the bit."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def differing(names, got, expected):
+    """The columns in which two rows differ, for people to read."""
+    return {
+        name: (float(a), float(b))
+        for name, a, b in zip(names, got, expected, strict=True)
+        if not (a == b or a != a != b)
+    }
+
+
+def as_ofs_of(world):
+    """Instants that matter in a world, and those just after them."""
+    times = {lead["created"] for lead in world}
+    for lead in world:
+        times |= {row[key] for rows in ("touches", "facts") for row in lead[rows] for key in ("at", "known")}
+    return sorted({t + step for t in times for step in (0, 1, 7 * DAY)})
+
+
+# Against the oracle.
+
+
+def test_every_kind_of_feature_has_an_oracle_and_is_tested():
+    assert set(oracle.ORACLE) == set(FEATURES) == {type(feature).__name__ for feature in EVERY}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@given(world=worlds, others=worlds, data=st.data())
+def test_the_kernel_equals_the_oracle(scene, world, others, data):
+    """Fitted on some leads and computed on others: kinds, words and attributes that were never seen come up."""
+    features, vocabulary = FeatureSet.fit(EVERY, dataset_of(others)), oracle.fit(EVERY, others)
+    dataset = dataset_of(world)
+    as_ofs = data.draw(st.lists(st.sampled_from(as_ofs_of(world)) | instants, min_size=1, max_size=4))
+    rows = [(i, t) for i in range(len(world)) for t in as_ofs]
+    cohort = Cohort.at([i for i, _ in rows], np.array([t for _, t in rows]))
+    matrix = features.compute(dataset, cohort)
+    for (i, as_of), got in zip(rows, matrix, strict=True):
+        names, values = zip(*oracle.row(EVERY, vocabulary, world[i], as_of), strict=True)
+        # A name that was taken is told apart by how the touches are.
+        assert all(a == b or a.startswith(f"{b}_by_") for a, b in zip(features.names, names, strict=True))
+        expected = np.array(values, np.float64).astype(np.float32)
+        assert np.array_equal(got, expected, equal_nan=True), differing(features.names, got, expected)
+
+
+@settings(max_examples=50)
+@given(world=worlds)
+def test_the_vocabulary_equals_the_oracle(world):
+    vocabulary = FeatureSet.fit(EVERY, dataset_of(world)).vocabulary
+    expected = oracle.fit(EVERY, world)
+    learned = {by: [*names, "other"] for by, names in vocabulary.groups.items()} | {(): ["touch"]}
+    assert learned == expected["groups"]
+    assert list(vocabulary.attributes) == list(expected["words"])
+    assert {k: v and list(v) for k, v in vocabulary.attributes.items()} == expected["words"]
+
+
+# The door: nothing at or after as_of matters.
+
+
+def futures(as_of):
+    """A lead's entries that occurred or were recorded at or after as_of."""
+    times = [*INSTANTS, *(as_of + delay for delay in DELAYS)]
+    return st.fixed_dictionaries({
+        "touches": st.lists(touches(LATE_KINDS, times, since=as_of), max_size=3),
+        "facts": st.lists(facts(LATE_CELLS, times, since=as_of), max_size=2),
+        "outcomes": st.lists(outcomes(times, since=as_of), max_size=1),
+    })  # fmt: skip
+
+
+def known_before(lead, as_of):
+    rows = {key: [r for r in lead[key] if r["known"] < as_of] for key in ("touches", "facts", "outcomes")}
+    return dict(lead, **rows)
+
+
+@st.composite
+def two_futures(draw):
+    """Two worlds that are the same before as_of, and that instant."""
+    world = draw(worlds)
+    as_of = draw(st.sampled_from(as_ofs_of(world)) | instants)
+    other = []
+    for lead in world:
+        past, future = known_before(lead, as_of), draw(futures(as_of))
+        other.append(dict(past, **{key: [*future[key], *past[key]] for key in future}))
+    later = [as_of + delay for delay in DELAYS]
+    newcomers = draw(st.lists(leads(LATE_KINDS, LATE_CELLS, later, size=2), max_size=1))
+    return world, [*other, *newcomers], as_of
+
+
+def check_the_door(one, other, as_of, count):
+    features = FeatureSet.fit(EVERY, one.known_at(as_of))
+    again = FeatureSet.fit(EVERY, other.known_at(as_of))
+    assert features.names == again.names
+    assert features.fingerprint == again.fingerprint
+    cohort = Cohort.at(np.arange(count), as_of)
+    assert equal_bits(features.compute(one, cohort), features.compute(other, cohort))
+    assert one.ids[one.open_at(as_of).lead].tolist() == other.ids[other.open_at(as_of).lead].tolist()
+
+
+@settings(max_examples=1000)
+@given(case=two_futures())
+def test_nothing_at_or_after_as_of_matters(case):
+    world, other, as_of = case
+    check_the_door(dataset_of(world), dataset_of(other), as_of, len(world))
+
+
+@settings(max_examples=60)
+@given(case=two_futures())
+def test_nothing_at_or_after_as_of_matters_in_tables(case):
+    world, other, as_of = case
+    one, two = (Dataset.from_frames(**tables_of(w)) for w in (world, other))
+    check_the_door(one, two, as_of, len(world))
+
+
+@given(world=worlds, data=st.data())
+def test_a_dataset_known_at_as_of_gives_what_the_whole_dataset_gives(world, data):
+    dataset, features = dataset_of(world), FeatureSet.fit(EVERY, dataset_of(world))
+    as_of = data.draw(st.sampled_from(as_ofs_of(world)) | instants)
+    later = as_of + data.draw(st.sampled_from(DELAYS))
+    there = np.flatnonzero(dataset.created_at < as_of)
+    expected = features.compute(dataset, Cohort.at(there, as_of))
+    for known in (dataset.known_at(as_of), dataset.known_at(later), dataset.known_at(later).known_at(as_of)):
+        mine = known.find(dataset.ids[there])
+        assert equal_bits(features.compute(known, Cohort.at(mine, as_of)), expected)
+
+
+# The same however it is asked.
+
+
+@given(world=worlds, as_of=instants, data=st.data())
+def test_neither_the_order_of_the_input_nor_duplicates_matter(world, as_of, data):
+    """Duplicates are exact copies of touches, unless these say only the day, and of facts."""
+    mixed = []
+    for lead in world:
+        copies = [t for t in lead["touches"] if t["message"] or not t["dated"]]
+        twice = data.draw(st.lists(st.sampled_from(copies), max_size=2)) if copies else []
+        again = data.draw(st.lists(st.sampled_from(lead["facts"]), max_size=1)) if lead["facts"] else []
+        mixed.append(dict(
+            lead,
+            touches=data.draw(st.permutations([*lead["touches"], *twice])),
+            facts=data.draw(st.permutations([*lead["facts"], *again])),
+        ))  # fmt: skip
+    one, other = dataset_of(world), dataset_of(mixed)
+    features = FeatureSet.fit(EVERY, one)
+    cohort = Cohort.at(np.arange(len(world)), as_of)
+    assert equal_bits(features.compute(one, cohort), features.compute(other, cohort))
+
+
+@given(world=worlds, as_of=instants)
+def test_a_row_alone_equals_the_row_in_a_batch(world, as_of):
+    """Alone in the cohort, and alone in a dataset and in tables of its own."""
+    dataset, features = dataset_of(world), FeatureSet.fit(EVERY, dataset_of(world))
+    batch = features.compute(dataset, Cohort.at(np.arange(len(world)), as_of))
+    for i, lead in enumerate(world):
+        expected = batch[i : i + 1]
+        assert equal_bits(features.compute(dataset, Cohort.at([i], as_of)), expected)
+        assert equal_bits(features.compute(dataset_of([lead]), Cohort.at([0], as_of)), expected)
+
+
+@settings(max_examples=60)
+@given(world=worlds, as_of=instants)
+def test_a_lead_in_tables_of_its_own_equals_the_lead_among_others(world, as_of):
+    features = FeatureSet.fit(EVERY, dataset_of(world))
+    batch = features.compute(dataset_of(world), Cohort.at(np.arange(len(world)), as_of))
+    together = Dataset.from_frames(**tables_of(world))
+    assert equal_bits(features.compute(together, Cohort.at(np.arange(len(world)), as_of)), batch)
+    for i, lead in enumerate(world):
+        alone = Dataset.from_frames(**tables_of([lead]))
+        assert equal_bits(features.compute(alone, Cohort.at([0], as_of)), batch[i : i + 1])
+
+
+@settings(max_examples=50)
+@given(world=worlds, as_of=instants)
+def test_out_is_reused(world, as_of):
+    dataset = dataset_of(world)
+    features, cohort = FeatureSet.fit(EVERY, dataset), Cohort.at(np.arange(len(world)), as_of)
+    out = np.full((len(world), len(features.names)), 7, np.float32)
+    assert features.compute(dataset, cohort, out=out) is out
+    assert equal_bits(out, features.compute(dataset, cohort))
+
+
+# One feature a table: what happened, and what each feature says of it.
+
+
+TOUCHPOINTS = table("""
+    lead_id  occurred_at           channel  action  value  recorded_at
+    a        2026-01-01T00:00:00Z  email    send    -      -
+    a        2026-01-03T12:00:00Z  email    click   2.5    -
+    a        2026-01-03T12:00:00Z  web      -       1      -
+    a        2026-01-11T00:00:00Z  email    click   4      -
+    a        2026-01-11T00:00:00Z  call     demo    -      2026-01-12T00:00:00Z
+    b        2026-01-05            fair     -       7      -
+""")
+LEADS = table("""
+    lead_id  created_at            industry  employees
+    a        2025-12-31T00:00:00Z  cleaning  40
+    b        2026-01-05T00:00:00Z  painting  -
+    c        2026-01-10T06:00:00Z  -         8
+""")
+FACTS = table("""
+    lead_id  occurred_at           name       value     recorded_at
+    a        2026-01-06T00:00:00Z  industry   painting  -
+    a        2026-01-08T00:00:00Z  industry   cleaning  2026-01-10T00:00:00Z
+    a        2026-01-09T00:00:00Z  employees  -         -
+    b        2026-01-06T00:00:00Z  employees  12        -
+""")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return Dataset.from_frames(touchpoints=TOUCHPOINTS, leads=LEADS, attributes=FACTS)
+
+
+def column(dataset, feature, name, lead, as_of):
+    features = FeatureSet.fit((feature,), dataset)
+    matrix = features.compute(dataset, Cohort.at(dataset.find([lead]), as_of))
+    return float(matrix[0, features.names.index(name)])
+
+
+# fmt: off
+SAID = [
+    #                                                           as of 4 January, 11 January, and a second later
+    (Count(), "touch_count", "a",                               [3, 3, 4]),
+    (Count(days=(7,)), "touch_count_7d", "a",                   [3, 0, 1]),
+    (Count(days=(10,)), "touch_count_10d", "a",                 [3, 3, 3]),
+    (Count(by=("channel",)), "email_count", "a",                [2, 2, 3]),
+    (Count(by=("action",)), "click_count", "a",                 [1, 1, 2]),
+    (Count(by=("action",)), "web_count", "a",                   [1, 1, 1]),
+    (Count(by=("channel", "action")), "email_send_count", "a",  [1, 1, 1]),
+    (Count(by=("channel", "action")), "call_demo_count", "a",   [0, 0, 0]),
+    (Count(), "touch_count", "b",                               [0, 1, 1]),
+    (Sum(), "touch_sum", "a",                                   [3.5, 3.5, 7.5]),
+    (Sum(by=("channel",), days=(1,)), "email_sum_1d", "a",      [2.5, 0, 4]),
+    (Decayed(), "touch_decayed_7d", "c",                        [0, 0, 0]),
+    (DaysSince(), "days_since_touch", "a",                      [0.5, 7.5, 1 / 86_400]),
+    (DaysSince(by=("action",)), "days_since_send", "a",         [3, 10, 10 + 1 / 86_400]),
+    (DaysSince(by=("action",)), "days_since_demo", "a",         [None, None, None]),
+    (First(), "first_channel_is_email", "a",                    [1, 1, 1]),
+    (First(), "first_channel_is_web", "a",                      [0, 0, 0]),
+    (First(), "first_channel_is_fair", "b",                     [0, 1, 1]),
+    (Last(), "last_channel_is_web", "a",                        [1, 1, 0]),
+    (Last(), "last_channel_is_email", "a",                      [0, 0, 1]),
+    (Age(), "age_days", "a",                                    [4, 11, 11 + 1 / 86_400]),
+    (Attributes(), "lead_industry_is_cleaning", "a",            [1, 1, 1]),
+    (Attributes(), "lead_industry_is_painting", "a",            [0, 0, 0]),
+    (Attributes(), "lead_employees", "a",                       [40, None, None]),
+    (Attributes(), "lead_employees", "b",                       [None, 12, 12]),
+    (Attributes(), "lead_industry_is_missing", "b",             [1, 0, 0]),
+    (Attributes(), "lead_industry_is_missing", "c",             [1, 1, 1]),
+    (Attributes(), "lead_employees", "c",                       [None, 8, 8]),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("feature", "name", "lead", "values"), SAID)
+def test_what_a_feature_says(small, feature, name, lead, values):
+    as_ofs = ("2026-01-04", "2026-01-11", "2026-01-11T00:00:01Z")
+    got = [column(small, feature, name, lead, as_of) for as_of in as_ofs]
+    assert got == pytest.approx([np.nan if v is None else v for v in values], nan_ok=True, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("days", "worth"),
+    [(0, 1), (7, 0.5), (14, 0.25), (21, 0.125)],
+)
+def test_a_touch_is_worth_half_as_much_after_every_half_life(small, days, worth):
+    # Of the two touches of 3 January, only one is by email and a click.
+    as_of = pd.Timestamp("2026-01-03T12:00:00Z") + pd.Timedelta(days=days)
+    dataset = small.known_at("2026-01-04")
+    feature = Decayed(by=("action",), half_life_days=(7,))
+    got = column(dataset, feature, "click_decayed_7d", "a", as_of + pd.Timedelta(microseconds=1))
+    assert got == pytest.approx(worth, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("as_of", "industry"),
+    [
+        ("2025-12-31T00:00:00Z", "missing"),
+        ("2025-12-31T00:00:00.000001Z", "cleaning"),
+        ("2026-01-06T00:00:00Z", "cleaning"),
+        ("2026-01-06T00:00:00.000001Z", "painting"),
+        ("2026-01-10T00:00:00Z", "painting"),  # the change of the 8th was recorded on the 10th
+        ("2026-01-10T00:00:00.000001Z", "cleaning"),
+    ],
+)
+def test_an_attribute_is_what_was_known_last(small, as_of, industry):
+    said = {
+        word: column(small, Attributes(), f"lead_industry_is_{word}", "a", as_of)
+        for word in ("cleaning", "painting", "other", "missing")
+    }
+    assert said == {word: float(word == industry) for word in said}
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        (("9", "10"), "10"),
+        (("10", "9"), "10"),
+        (("10", "A7"), "A7"),
+        (("-", "10"), "missing"),
+        (("B", "A7"), "B"),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", ["8", "word"])
+def test_of_two_facts_of_one_instant_the_greater_counts(values, kept, elsewhere):
+    """Numbers, then words, then what is missing, whatever other leads have."""
+    facts = "\n".join(f"a 2026-01-01T00:00:00Z code {value}" for value in values)
+    dataset = Dataset.from_frames(
+        leads=table("lead_id created_at\na 2025-01-01T00:00:00Z\nb 2025-01-01T00:00:00Z"),
+        attributes=table(f"lead_id occurred_at name value\n{facts}\nb 2026-01-01T00:00:00Z code {elsewhere}"),
+    )
+    model = Dataset.from_frames(
+        leads=table("lead_id created_at code\na 2025-01-01 10\nb 2025-01-01 9\nc 2025-01-01 A7\nd 2025-01-01 B")
+    )
+    features = FeatureSet.fit((Attributes(),), model)
+    row = features.compute(dataset, Cohort.at([0], "2026-02-01"))[0]
+    assert [name for name, value in zip(features.names, row, strict=True) if value] == [f"lead_code_is_{kept}"]
+
+
+# The boundaries, to the microsecond.
+
+
+@pytest.mark.parametrize(
+    ("steps", "seen"),
+    [(-1, 0), (0, 0), (1, 1)],
+    ids=["a microsecond before the touch", "at the touch", "a microsecond after it"],
+)
+@pytest.mark.parametrize("feature", [Count(), Sum(), Decayed(), First(by=("action",)), Last(by=("action",))], ids=repr)
+def test_a_touch_is_seen_from_a_microsecond_after_it_on(feature, steps, seen):
+    world = [{"created": 0, "attributes": {}, "touches": [_touch(5 * DAY)], "facts": [], "outcomes": []}]
+    features = FeatureSet.fit((feature,), dataset_of(world))
+    assert features.compute(dataset_of(world), Cohort.at([0], 5 * DAY + steps))[0, 0] == pytest.approx(seen)
+
+
+@pytest.mark.parametrize(("steps", "seen"), [(-1, 1), (0, 1), (1, 0)], ids=["younger", "as old", "older"])
+@pytest.mark.parametrize("feature", [Count(days=(7,)), Sum(days=(7,))], ids=repr)
+def test_a_touch_as_old_as_the_window_is_in_it(feature, steps, seen):
+    world = [{"created": 0, "attributes": {}, "touches": [_touch(5 * DAY)], "facts": [], "outcomes": []}]
+    features = FeatureSet.fit((feature,), dataset_of(world))
+    assert features.compute(dataset_of(world), Cohort.at([0], 12 * DAY + steps)).tolist() == [[seen]]
+
+
+def test_a_touch_recorded_late_is_seen_only_then():
+    world = [{"created": 0, "attributes": {}, "touches": [_touch(5 * DAY, 9 * DAY)], "facts": [], "outcomes": []}]
+    features = FeatureSet.fit((Count(), DaysSince()), dataset_of(world))
+    cohort = Cohort.at([0, 0], np.array([9 * DAY, 9 * DAY + 1]))
+    matrix = features.compute(dataset_of(world), cohort)
+    assert np.array_equal(matrix, np.array([[0, np.nan], [1, 4]], np.float32), equal_nan=True)
+
+
+def _touch(at, known=None):
+    return {
+        "at": at, "known": known or at, "channel": "email", "action": "click", "value": 1.0, "message": None,
+        "dated": False,
+    }  # fmt: skip
+
+
+# The vocabulary.
+
+
+def test_the_32_most_frequent_kinds_get_a_column_and_the_rest_share_other():
+    # k00 comes 40 times, k01 39 times, ... k39 once.
+    names = [f"k{i:02}" for i in range(40) for _ in range(40 - i)]
+    frame = pd.DataFrame({"lead_id": "a", "channel": names})
+    frame["occurred_at"] = [isoformat(k * DAY + 1) for k in range(len(names))]
+    dataset = Dataset.from_frames(touchpoints=frame)
+    features = FeatureSet.fit((Count(by=("channel",)),), dataset)
+    assert features.names == (*(f"k{i:02}_count" for i in range(32)), "other_count")
+    row = features.compute(dataset, Cohort.at([0], 10_000 * DAY))[0].tolist()
+    assert row == [*(40 - i for i in range(32)), 8 + 7 + 6 + 5 + 4 + 3 + 2 + 1]
+
+
+def test_the_16_most_frequent_words_get_a_column_and_the_rest_share_other():
+    words = [f"w{i:02}" for i in range(20) for _ in range(20 - i)]
+    frame = pd.DataFrame({"lead_id": [f"L{k}" for k in range(len(words))], "created_at": "2026-01-01", "w": words})
+    dataset = Dataset.from_frames(leads=frame)
+    features = FeatureSet.fit((Attributes(),), dataset)
+    assert features.names == (*(f"lead_w_is_w{i:02}" for i in range(16)), "lead_w_is_other", "lead_w_is_missing")
+    matrix = features.compute(dataset, Cohort.at(np.arange(len(words)), "2026-02-01"))
+    assert matrix.sum(axis=0).tolist() == [*(20 - i for i in range(16)), 4 + 3 + 2 + 1, 0]
+
+
+def test_kinds_and_attributes_of_the_future_get_no_column(small):
+    past = small.known_at("2026-01-03T12:00:00Z")
+    features = FeatureSet.fit((Count(by=("channel",)), Attributes()), past)
+    assert features.names == (
+        "email_count", "other_count", "lead_employees", "lead_industry_is_cleaning", "lead_industry_is_other",
+        "lead_industry_is_missing",
+    )  # fmt: skip
+
+
+def test_a_model_without_leads_still_has_columns():
+    features = FeatureSet.fit(LEAD_FEATURES, dataset_of([]))
+    assert features.compute(dataset_of([]), Cohort.concat([])).shape == (0, len(features.names))
+
+
+@pytest.mark.parametrize(
+    ("declared", "names"),
+    [
+        ((Count(days=(7, 0.5, None)),), ["touch_count_7d", "touch_count_0.5d", "touch_count"]),
+        ((Count(by=("channel",)), Count(by=("action",))),
+         ["click_count", "other_count", "click_count_by_action", "other_count_by_action"]),
+        ((Count(by=("channel", "action")),), ["click_count", "click_click_count", "other_count"]),
+    ],
+)  # fmt: skip
+def test_names_follow_from_parameters(declared, names):
+    frame = table("""
+        lead_id  occurred_at           channel  action
+        a        2026-01-01T00:00:00Z  click    -
+        a        2026-01-02T00:00:00Z  click    click
+    """)
+    assert set(FeatureSet.fit(declared, Dataset.from_frames(touchpoints=frame)).names) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        ((Age(), Age()), "age_days"),
+        ((Attributes(), Attributes()), "lead_employees"),
+        ((Count(days=(7, 7)),), "touch_count_7d"),
+        ((Count(days=(7,)), Count(days=(30, 7))), "touch_count_30d"),
+        ((DaysSince(by=("channel",)), DaysSince(by=("channel",))), "days_since_call"),
+    ],
+)
+def test_a_feature_declared_twice_is_an_error(small, declared, name):
+    with pytest.raises(UsageError) as error:
+        _ = FeatureSet.fit(declared, small).names
+    assert str(error.value) == f"{name!r} is declared twice, the second time in {declared[-1]}. Remove one."
+
+
+# What a cohort and a buffer may be.
+
+
+@pytest.mark.parametrize(
+    ("out", "got"),
+    [
+        (np.empty((3, 2), np.float64), "float64 (3, 2)"),
+        (np.empty((2, 2), np.float32), "float32 (2, 2)"),
+        (np.empty((2, 3), np.float32).T, "float32 (3, 2)"),
+        (np.broadcast_to(np.float32(0), (3, 2)), "float32 (3, 2)"),
+    ],
+    ids=["double", "too short", "transposed", "read-only"],
+)
+def test_a_buffer_that_does_not_fit_is_an_error(small, out, got):
+    features = FeatureSet.fit((Age(), Count()), small)
+    with pytest.raises(UsageError) as error:
+        features.compute(small, Cohort.at([0, 1, 2], "2026-01-04"), out=out)
+    assert str(error.value) == f"out must be a writable C-contiguous float32 array of shape (3, 2); got {got}."
+
+
+@pytest.mark.parametrize("lead", [-1, 3])
+def test_a_lead_that_the_dataset_does_not_have_is_an_error(small, lead):
+    features = FeatureSet.fit((Age(),), small)
+    with pytest.raises(UsageError, match=f"the cohort asks about leads {lead} to {lead}, but the dataset has 3. Use a"):
+        features.compute(small, Cohort.at([lead], "2026-01-04"))
+
+
+# Features as data.
+
+
+@pytest.mark.parametrize("declared", [EVERY, LEAD_FEATURES], ids=["every", "lead"])
+def test_json_brings_the_same_features_back(small, declared):
+    features = FeatureSet.fit(declared, small)
+    again = FeatureSet.from_json(features.to_json())
+    assert again == features
+    assert again.names == features.names
+    assert again.fingerprint == features.fingerprint
+    cohort = Cohort.at([0, 1, 2], "2026-01-12T00:00:01Z")
+    assert equal_bits(again.compute(small, cohort), features.compute(small, cohort))
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [(Age(),), (Count(days=(7,)),), (Count(days=(8,)),), (Count(by=("channel",), days=(7,)),), (Sum(days=(7,)),)],
+)
+def test_fingerprints_tell_features_apart(small, declared):
+    one = FeatureSet.fit((Count(days=(30,)),), small)
+    assert FeatureSet.fit(declared, small).fingerprint != one.fingerprint
+    assert one.fingerprint.startswith("sha256:")
+    assert len(one.fingerprint) == len("sha256:") + 64
+
+
+def _changed(change):
+    """A function that changes the document of a feature set."""
+
+    def text(features):
+        document = json.loads(features.to_json())
+        change(document)
+        return json.dumps(document)
+
+    return text
+
+
+def _first(**values):
+    return _changed(lambda document: document["features"][0].update(values))
+
+
+def _second(**values):
+    return _changed(lambda document: document["features"][1].update(values))
+
+
+def _added(**values):
+    return _changed(lambda document: document["features"].append(values))
+
+
+# fmt: off
+TAMPERED = [
+    (lambda features: "",                    "not a feature set: JSONDecodeError"),
+    (lambda features: "[]",                  "not a feature set: TypeError"),
+    (lambda features: "{}",                  "not a feature set: KeyError('features')"),
+    (lambda features: features.to_json()[:-20], "not a feature set: JSONDecodeError"),
+    (_first(feature="Median"),               "the kind of feature 'Median' is not known. Use the version that wrote"),
+    (_second(weeks=[1]),                     "not a feature set: TypeError"),
+    (_second(by=["weekday"]),                "not a feature set: KeyError(('weekday',))"),
+    (_second(days=["x"]),                    "not a feature set: ValueError"),
+    (_added(feature="Age"),                  "'age_days' is declared twice"),
+    (_added(feature="Decayed", half_life_days=[0]), "not a feature set: ZeroDivisionError"),
+    (_changed(lambda d: d.pop("names")),     "not a feature set: KeyError('names')"),
+    (_changed(lambda d: d["names"].pop()),   "first at their number"),
+    (_second(days=[8]),                      "first at 'touch_count_7d', now 'touch_count_8d'"),
+    (_changed(lambda d: d["groups"]["channel"].remove("web")), "first at 'web_count', now 'other_count'"),
+    (_changed(lambda d: d["attributes"][1].update(words=None)),
+     "first at 'lead_industry_is_cleaning', now 'lead_industry'"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("tamper", "says"), TAMPERED, ids=[says for _, says in TAMPERED])
+def test_a_changed_document_is_an_error(small, tamper, says):
+    features = FeatureSet.fit((Age(), Count(days=(7,)), Count(by=("channel",)), Attributes()), small)
+    with pytest.raises(ModelError) as error:
+        FeatureSet.from_json(tamper(features))
+    assert says in str(error.value)
+
+
+def test_a_changed_meaning_is_an_error(small, monkeypatch):
+    """A later version that names a class's columns otherwise does not load the model of this one."""
+    text = FeatureSet.fit((Age(),), small).to_json()
+    monkeypatch.setitem(FEATURES, "Age", Weeks)
+    with pytest.raises(ModelError) as error:
+        FeatureSet.from_json(text)
+    assert str(error.value) == (
+        "the features differ from those the model was trained on, first at 'age_days', now 'days_since_touch'."
+    )
+
+
+class Weeks(DaysSince):
+    """Stands for a class whose meaning was changed."""
+
+
+def test_the_vocabulary_of_many_kinds_and_words_is_remembered_while_it_stays():
+    """More kinds and words than are remembered by value: two datasets in turn give what each gives first."""
+    frames = []
+    for shift in (0, 50):
+        names = [f"k{i + shift:03}" for i in range(100)]
+        frames.append((
+            pd.DataFrame({"lead_id": names, "occurred_at": "2026-01-02T00:00:00Z", "channel": names}),
+            pd.DataFrame({"lead_id": names, "created_at": "2026-01-01", "word": names}),
+        ))  # fmt: skip
+    one, other = (Dataset.from_frames(touchpoints=t, leads=leads) for t, leads in frames)
+    declared = (Count(by=("channel",)), Attributes())
+    cohort = Cohort.at(np.arange(100), "2026-02-01")
+    features = FeatureSet.fit(declared, one)
+    expected = [FeatureSet.fit(declared, one).compute(dataset, cohort) for dataset in (one, other)]
+    for _ in range(2):
+        for dataset, matrix in zip((one, other), expected, strict=True):
+            assert equal_bits(features.compute(dataset, cohort), matrix)
+    assert not equal_bits(*expected)
+
+
+def test_lead_features_are_what_they_were(small):
+    """Names and values stay as they are in the golden file, or models in use would change their meaning.
+
+    After a change that is meant (a line more in `features/definitions.py`), write it anew and read the difference:
+
+        .venv/bin/python tests/test_features.py
+    """
+    assert json.loads(GOLDEN.read_text(encoding="utf-8")) == golden(small)
+
+
+def golden(dataset):
+    features = FeatureSet.fit(LEAD_FEATURES, dataset)
+    as_ofs = ("2026-01-04T00:00:00Z", "2026-01-11T00:00:00Z", "2026-01-12T00:00:01Z")
+    rows = [(name, as_of) for as_of in as_ofs for name in dataset.ids]
+    cohort = Cohort.concat(Cohort.at(dataset.find([name]), as_of) for name, as_of in rows)
+    matrix = features.compute(dataset, cohort)
+    return {
+        "fingerprint": features.fingerprint,
+        "rows": [f"{name} as of {as_of}" for name, as_of in rows],
+        "columns": {
+            name: [None if np.isnan(v) else v for v in values]
+            for name, values in zip(features.names, matrix.T.tolist(), strict=True)
+        },
+    }
+
+
+def test_declarations_are_frozen_and_compare_by_value():
+    assert Count(days=(7,)) == Count(days=(7,)) != Count(days=(8,))
+    assert len({Count(), Count(), Sum()}) == 2
+    assert all(isinstance(feature, Feature) for feature in LEAD_FEATURES)
+    with pytest.raises(AttributeError):
+        Count().days = (7,)
+
+
+def test_importing_features_imports_nothing_heavy():
+    heavy = ["pandas", "pyarrow", "sklearn", "lightgbm", "mlflow", "matplotlib"]
+    code = f"import sys, features; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    tiny = Dataset.from_frames(touchpoints=TOUCHPOINTS, leads=LEADS, attributes=FACTS)
+    text = json.dumps(golden(tiny), indent=1, ensure_ascii=False)
+    # One line a column, so that a difference reads well.
+    lines = text.replace("[\n   ", "[").replace(",\n   ", ", ").replace("\n  ]", "]")
+    GOLDEN.write_text(lines + "\n", encoding="utf-8")

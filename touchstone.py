@@ -1,0 +1,378 @@
+"""The command line. Each command imports what it needs when it runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from features import Dataset
+    from training import Trained
+
+app = typer.Typer(
+    help="Qualifies leads: a calibrated probability of purchase from touchpoints, proved against the point rules.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+OnError = Literal["stop", "quarantine"]
+Data = Annotated[Path, typer.Argument(help="A folder of tables, or a dataset.toml.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output.")]
+Map = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="A column of ours and the heading it has, e.g. lead_id='Contact ID'. Repeatable."),
+]
+Zone = Annotated[str | None, typer.Option(help="The zone of times that carry none, e.g. Europe/Amsterdam.")]
+DateFormat = Annotated[str | None, typer.Option(help="How times are written if not in ISO 8601, e.g. '%d/%m/%Y'.")]
+OnErrorOption = Annotated[OnError, typer.Option(help="Stop at rows that cannot be read, or set them aside in a file.")]
+AsOf = Annotated[str | None, typer.Option(help="An instant, e.g. 2026-11-01 or 2026-11-01T14:00:00Z.")]
+Horizon = Annotated[str | None, typer.Option(help="The time in which a purchase counts, e.g. 90d or 12w.")]
+ExperimentFile = Annotated[Path | None, typer.Option("--experiment", help="A TOML file; see experiments/.")]
+RulesFile = Annotated[
+    Path | None,
+    typer.Option("--rules", help="Your points table in TOML; else one is derived from the kinds of touches."),
+]
+ModelFolder = Annotated[Path, typer.Option("--model", help="The folder of a model.")]
+CHAMPION = Path("models/trained/champion")
+
+
+@app.command(epilog="Example: touchstone simulate build/leads --leads 20000 --days 540 --seed 7")
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Where the tables go.", show_default=False)],
+    leads: Annotated[int, typer.Option(min=1, help="How many leads arrive.")] = 20_000,
+    days: Annotated[int, typer.Option(min=2, help="Over how many days.")] = 540,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same leads.")] = 7,
+    horizon: Annotated[str, typer.Option(help="The horizon of the true probabilities.")] = "90d",
+    as_json: Json = False,
+) -> None:
+    """Write simulated journeys as tables, with the true probability of each lead beside them."""
+    from features.times import days as span
+    from training.simulate import simulate as run
+
+    begun = time.perf_counter()
+    simulation = run(leads, days, seed=seed)
+    simulation.write(folder, horizon_days=round(span(horizon)))
+    _say(as_json, {"folder": str(folder), "leads": leads, "days": days, "seconds": time.perf_counter() - begun},
+         f"{leads:,} leads over {days} days in {folder} ({time.perf_counter() - begun:.1f} s)")  # fmt: skip
+
+
+@app.command(epilog="Example: touchstone train build/leads --horizon 90d --rules examples/rules.toml")
+def train(
+    data: Data,
+    horizon: Horizon = None,
+    experiment: ExperimentFile = None,
+    rules: RulesFile = None,
+    as_of: AsOf = None,
+    mapping: Map = None,
+    zone: Zone = None,
+    date_format: DateFormat = None,
+    on_error: OnErrorOption = "stop",
+    as_json: Json = False,
+) -> None:
+    """Learn from a dataset, compare with the rules on its own past, and register the best model."""
+    trained = _train(
+        _read(data, mapping, zone, date_format, on_error, as_json), horizon, experiment, rules, as_of, as_json
+    )
+    _tell_trained(trained, as_json)
+
+
+@app.command(epilog="Example: touchstone backtest build/leads --horizon 90d --json")
+def backtest(
+    data: Data,
+    horizon: Horizon = None,
+    experiment: ExperimentFile = None,
+    rules: RulesFile = None,
+    as_of: AsOf = None,
+    plots: Annotated[Path | None, typer.Option(help="A folder for the pictures.")] = None,
+    mapping: Map = None,
+    zone: Zone = None,
+    date_format: DateFormat = None,
+    on_error: OnErrorOption = "stop",
+    as_json: Json = False,
+) -> None:
+    """Replay the past: at each origin learn, score every open lead, and compare with what then happened."""
+    from features.times import to_us
+    from models import candidates
+    from training import backtest as run
+    from training import report
+
+    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
+    with _progress(as_json) as progress:
+        result = run(
+            dataset, _experiment(experiment, horizon), candidates(_rules(rules)),
+            until=None if as_of is None else to_us(as_of), progress=progress,
+        )  # fmt: skip
+    if plots is not None:
+        _save_plots(result, plots)
+    if as_json:
+        _json(report.to_dict(result))
+    else:
+        _print(report.terminal_table(result), *report.gains_in_words(result))
+
+
+@app.command(epilog="Example: touchstone score build/leads --output scored.csv --as-of 2026-06-25")
+def score(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="The scored list, .csv or .parquet.", show_default=False)],
+    as_of: AsOf = None,
+    model: ModelFolder = CHAMPION,
+    mapping: Map = None,
+    zone: Zone = None,
+    date_format: DateFormat = None,
+    on_error: OnErrorOption = "stop",
+    as_json: Json = False,
+) -> None:
+    """Score every open lead of a list."""
+    from features.times import US_PER_DAY, isoformat, to_us
+    from models import load_bundle
+    from serving.batch import score_list
+
+    scorer = load_bundle(model)
+    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
+    instant = time.time_ns() // 1_000 if as_of is None else to_us(as_of)
+    last = int(dataset.history.at.max(initial=dataset.created_at.max(initial=0)))
+    if as_of is None and instant - last > 30 * US_PER_DAY:
+        _warn(
+            f"the last touchpoint is of {isoformat(last)[:10]}, and leads are scored as of now. Pass --as-of for then."
+        )
+    summary = score_list(scorer, dataset, instant, output)
+    tiers = ", ".join(f"{count:,} {tier}" for tier, count in summary.tiers.items())
+    _say(
+        as_json,
+        {**vars(summary), "rows": dict(dataset.report.rows) if dataset.report else {},
+         "quarantined": dict(dataset.report.quarantined) if dataset.report else {}},
+        f"{summary.scored:,} open leads as of {summary.as_of} in {output}: {tiers}",
+        f"not scored: {summary.closed:,} closed before, {summary.later:,} created later",
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: touchstone serve --model models/trained/champion --port 8000")
+def serve(
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The folder of a model. [default: the champion]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="The port to listen on.")] = None,
+) -> None:
+    """Serve scores over HTTP; settings come from TOUCHSTONE_* variables too (docs/settings.md)."""
+    import uvicorn
+    from pydantic import ValidationError
+
+    from features.errors import UsageError
+    from models import load_bundle
+    from serving import Settings, create_app
+
+    given = {name: value for name, value in (("model", model), ("host", host), ("port", port)) if value is not None}
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as problem:
+        wrong = problem.errors()[0]
+        raise UsageError(
+            f"TOUCHSTONE_{'_'.join(str(part) for part in wrong['loc']).upper()}={wrong['input']!r}: {wrong['msg']}."
+        ) from None
+    scorer = load_bundle(settings.model)
+    card = scorer.card
+    _warn(f"serving {card.name} {card.version} ({card.model}, {card.horizon_days:g} days) from {settings.model}", "")
+    uvicorn.run(
+        create_app(scorer, settings), host=settings.host, port=settings.port, access_log=False, log_level="warning",
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: touchstone demo")
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything of the demonstration goes.")] = Path("build/demo"),
+    leads: Annotated[int, typer.Option(min=500, help="How many leads arrive.")] = 10_000,
+) -> None:
+    """Show the whole way: simulate, train, compare with the rules, score a list, draw the pictures."""
+    import shutil
+
+    from features.times import isoformat
+    from training.simulate import simulate as run
+
+    begun = time.perf_counter()
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    # Runs, models and pictures all stay in the folder of the demonstration.
+    os.chdir(folder)
+    os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///mlflow.db"
+    _print(f"[bold]1. {leads:,} simulated leads over 540 days[/bold]")
+    run(leads, 540, seed=7).write("leads")
+    dataset = _read(Path("leads"), None, None, None, "stop", False)
+    _print("\n[bold]2. Learn from them, and compare with the point rules on their own past[/bold]")
+    trained = _train(dataset, "90d", None, None, None, False)
+    _tell_trained(trained, False)
+    _save_plots(trained.backtest, Path("plots"))
+    _print("\n[bold]3. Score the list[/bold]")
+    score(Path("leads"), Path("scored.csv"), as_of=isoformat(dataset.last_known + 1), model=trained.folder)
+    _best_leads(Path("scored.csv"))
+    _print(
+        f"\nDone in {time.perf_counter() - begun:.0f} s. In {folder}: scored.csv, plots/gains.png, "
+        "plots/calibration.png.",
+        f"Serve the model: touchstone serve --model {folder}/models/trained/champion",
+    )
+
+
+def main() -> None:
+    """Runs the command line; errors that are meant for the user become one message and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        from features.errors import TouchstoneError
+
+        if not isinstance(error, TouchstoneError):
+            raise
+        _warn(str(error), "error: ")
+        sys.exit(error.exit_code)
+
+
+def _read(
+    data: Path, mapping: list[str] | None, zone: str | None, date_format: str | None, on_error: OnError, quiet: bool
+) -> Dataset:
+    from features import Dataset, UsageError
+
+    columns = {}
+    for entry in mapping or ():
+        name, equals, heading = entry.partition("=")
+        if not equals or not name.strip() or not heading.strip():
+            raise UsageError(
+                f"--map {entry!r}: write our column, an equals sign and the heading, e.g. lead_id='Contact ID'."
+            )
+        columns[name.strip()] = heading.strip()
+    dataset = Dataset.read(data, columns=columns, zone=zone, date_format=date_format, on_error=on_error)
+    if not quiet and dataset.report is not None:
+        _print(*(f"  {line}" for line in dataset.report.lines()))
+    return dataset
+
+
+def _train(
+    dataset: Dataset, horizon: str | None, experiment: Path | None, rules: Path | None, as_of: str | None, quiet: bool
+) -> Trained:
+    import logging
+
+    from features.times import to_us
+    from training import train as run
+
+    # MLflow tells of every migration of a fresh store.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with _progress(quiet) as progress:
+        return run(
+            dataset, _experiment(experiment, horizon), rules=_rules(rules),
+            until=None if as_of is None else to_us(as_of), progress=progress,
+        )  # fmt: skip
+
+
+def _experiment(path: Path | None, horizon: str | None) -> Any:
+    from msgspec.structs import replace
+
+    from features.times import days
+    from training import Experiment
+
+    experiment = Experiment() if path is None else Experiment.read(path)
+    return experiment if horizon is None else replace(experiment, horizon_days=days(horizon))
+
+
+def _rules(path: Path | None) -> Any:
+    from models import PointsTable
+
+    return None if path is None else PointsTable.read(path)
+
+
+def _tell_trained(trained: Trained, as_json: bool) -> None:
+    from training import report
+
+    card = trained.scorer.card
+    rows, purchases = trained.learned_from
+    if as_json:
+        _json({
+            "version": card.version, "model": card.model, "folder": str(trained.folder), "champion": trained.champion,
+            "known_until": card.known_until, "learned_from": rows, "purchases_learned_from": purchases,
+            "notes": list(trained.notes), "backtest": report.to_dict(trained.backtest),
+        })  # fmt: skip
+        return
+    _print(report.terminal_table(trained.backtest), *report.gains_in_words(trained.backtest), *trained.notes)
+    role = "champion" if trained.champion else "challenger"
+    _print(
+        f"{card.model}, fitted on {rows:,} rows with {purchases:,} purchases, is version {card.version} ({role}) in "
+        f"{trained.folder}"
+    )
+
+
+def _save_plots(result: Any, folder: Path) -> None:
+    from training import plots
+
+    plots.save(plots.gains(result), folder / "gains.png")
+    plots.save(plots.calibration(result), folder / "calibration.png")
+
+
+def _best_leads(path: Path) -> None:
+    import pyarrow.csv
+    from rich.table import Table
+
+    rows = pyarrow.csv.read_csv(path).sort_by([("probability", "descending")]).slice(0, 5).to_pylist()
+    table = Table(title="The five best leads", title_justify="left")
+    for name in ("lead_id", "probability", "score", "tier", "route"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(row["lead_id"], f"{row['probability']:.1%}", str(row["score"]), row["tier"], row["route"])
+    _print(table)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, float], None] | None]:
+    """A bar on standard error while long work runs at a terminal; nothing otherwise."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda what, share: bar.update(task, completed=share, description=what)
+
+
+def _say(as_json: bool, document: Any, *lines: str) -> None:
+    if as_json:
+        _json(document)
+    else:
+        _print(*lines)
+
+
+def _json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width, highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+def _warn(text: str, kind: str = "warning: ") -> None:
+    sys.stderr.write(f"{kind}{text}\n")
+
+
+if __name__ == "__main__":
+    main()

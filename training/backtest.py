@@ -1,0 +1,145 @@
+"""Production replayed: at each past origin, learn from what was known then, score every open lead, see what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from features.errors import TouchstoneError
+from features.history import Bools, Cohort, Dataset, Floats, Ints, Matrix
+from features.times import US_PER_DAY, isoformat, to_us
+from models import Candidate
+from training.experiment import Experiment
+from training.labels import bought_within, reporting_delay, snapshots, still_open
+from training.metrics import Evaluation, evaluate
+
+Progress = Callable[[str, float], None]
+"""Told what is being done and how much of the whole is behind, 0 to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Backtest:
+    """Every open lead of every origin, what each model said of it then, and what came."""
+
+    experiment: Experiment
+    lead: Ints
+    """(n,) index of the lead in the dataset."""
+    origin: Ints
+    """(n,) microseconds."""
+    bought: Bools
+    """(n,) whether it bought in [origin, origin + horizon)."""
+    probability: dict[str, Floats]
+    """(n,) for each model."""
+    learned_from: dict[int, tuple[int, int]]
+    """For each origin, the training rows and the purchases among them."""
+
+    @property
+    def origins(self) -> list[int]:
+        """The origins in order."""
+        return sorted(self.learned_from)
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The models side by side over all origins."""
+        return self._evaluate(np.ones(len(self.lead), np.bool_))
+
+    def at(self, origin: int) -> Evaluation:
+        """The models side by side at one origin."""
+        return self._evaluate(self.origin == origin)
+
+    def best(self, among: Sequence[str]) -> str:
+        """The model with the least log loss."""
+        return min(among, key=lambda name: self.evaluation.estimate(name, "log_loss").value)
+
+    def _evaluate(self, rows: Bools) -> Evaluation:
+        return evaluate(
+            self.bought[rows],
+            {name: p[rows] for name, p in self.probability.items()},
+            self.lead[rows],
+            self.origin[rows],
+            capacity=self.experiment.capacity,
+            bootstrap=self.experiment.bootstrap,
+            seed=self.experiment.seed,
+        )
+
+
+def backtest(
+    dataset: Dataset,
+    experiment: Experiment,
+    candidates: Sequence[Candidate],
+    *,
+    until: int | None = None,
+    progress: Progress | None = None,
+) -> Backtest:
+    """Runs candidates through the past of a dataset.
+
+    An origin is used if its horizon, and the reporting of purchases, is over by `until` (the last that is known, if
+    left out), and if both purchases and other leads could be learned from then. Raises TouchstoneError if none is.
+    """
+    tell = progress or _silent
+    until = dataset.last_known + 1 if until is None else until
+    origins = choose_origins(dataset, experiment, until)
+    parts: list[tuple[Cohort, Bools, dict[str, Floats]]] = []
+    learned: dict[int, tuple[int, int]] = {}
+    for number, origin in enumerate(origins):
+        known = dataset.known_at(origin)
+        cohort, bought = snapshots(known, origin, experiment)
+        if not 0 < bought.sum() < len(bought):
+            continue
+        asked = known.open_at(origin)
+        probability: dict[str, Floats] = {}
+        matrices: dict[str, tuple[Matrix, Matrix]] = {}
+        for k, candidate in enumerate(candidates):
+            tell(f"{isoformat(origin)[:10]} {candidate.name}", (number + k / len(candidates)) / len(origins))
+            recipe = candidate.prepare(known)
+            key = recipe.features.fingerprint
+            if key not in matrices:
+                matrices[key] = recipe.features.compute(known, cohort), recipe.features.compute(known, asked)
+            learn, score = matrices[key]
+            probability[candidate.name] = recipe.fit(learn, bought).predict(score)
+        rows = Cohort(np.flatnonzero(dataset.created_at < origin)[asked.lead], asked.as_of)
+        judged = still_open(dataset, rows)
+        parts.append((
+            rows[judged], bought_within(dataset, rows[judged], experiment.horizon),
+            {name: p[judged] for name, p in probability.items()},
+        ))  # fmt: skip
+        learned[origin] = len(bought), int(bought.sum())
+    tell("measuring", 1.0)
+    if not parts or not any(bought.any() for _, bought, _ in parts):
+        raise TouchstoneError(
+            f"no origin can be judged: a purchase must lie within {experiment.horizon_days:g} days after an origin, "
+            f"and another one in a window that was over before it. The data reach from "
+            f"{isoformat(int(dataset.created_at.min(initial=0)))[:10]} to {isoformat(until)[:10]} and hold "
+            f"{int(dataset.closed[1].sum()):,} purchases. Take a shorter --horizon, or more data."
+        )
+    names = [candidate.name for candidate in candidates]
+    cohort = Cohort.concat(rows for rows, _, _ in parts)
+    return Backtest(
+        experiment,
+        cohort.lead,
+        cohort.as_of,
+        np.concatenate([bought for _, bought, _ in parts]),
+        {name: np.concatenate([p[name] for _, _, p in parts]) for name in names},
+        learned,
+    )
+
+
+def choose_origins(dataset: Dataset, experiment: Experiment, until: int) -> list[int]:
+    """The origins of an experiment that lie within the data, in order."""
+    step = round(experiment.origin_days * US_PER_DAY)
+    if experiment.first_origin is not None:
+        first = to_us(experiment.first_origin)
+        origins = [first + k * step for k in range(experiment.origins)]
+        last = until - experiment.horizon
+    else:
+        last = until - experiment.horizon - reporting_delay(dataset.known_at(until))
+        origins = [last - k * step for k in reversed(range(experiment.origins))]
+    start = int(dataset.created_at.min(initial=until))
+    return [origin for origin in origins if start < origin <= last]
+
+
+def _silent(what: str, share: float) -> None:
+    pass

@@ -1,0 +1,69 @@
+"""What is decided before training: one frozen object, read from TOML and checked whole."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+
+from features.errors import UsageError
+from features.times import US_PER_DAY, to_us
+
+Days = Annotated[float, msgspec.Meta(gt=0, le=3650)]
+
+
+class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The question a model answers and how it is put to the test.
+
+    >>> Experiment(horizon_days=28).snapshot_days
+    7.0
+    """
+
+    name: str = "touchstone"
+    """The MLflow experiment its runs are kept under."""
+    horizon_days: Days = 90.0
+    """A purchase counts if it comes in [as_of, as_of + horizon)."""
+    origins: Annotated[int, msgspec.Meta(ge=1, le=200)] = 5
+    """How many past instants the backtest goes back to."""
+    origin_every_days: Days | None = None
+    """The step between origins; a third of the horizon if left out."""
+    first_origin: str | None = None
+    """The earliest origin; if left out, the last origin is the latest one whose horizon is over."""
+    snapshot_every_days: Days | None = None
+    """The step between the instants at which open leads become training rows; a quarter of the horizon if left out."""
+    reporting_delay_days: Annotated[float, msgspec.Meta(ge=0, le=3650)] | None = None
+    """How long after a purchase it is known; estimated from `recorded_at` if left out."""
+    capacity: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.10
+    """The share of open leads that sales can work."""
+    bootstrap: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 300
+    """Draws of leads for the intervals."""
+    seed: int = 7
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads TOML; raises UsageError naming the field that is wrong."""
+        try:
+            experiment = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), cls)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as problem:
+            known = ", ".join(cls.__struct_fields__)
+            raise UsageError(f"{path}: not an experiment: {problem}. It may hold {known}.") from None
+        if experiment.first_origin is not None:
+            to_us(experiment.first_origin)
+        return experiment
+
+    @property
+    def horizon(self) -> int:
+        """The horizon in microseconds."""
+        return round(self.horizon_days * US_PER_DAY)
+
+    @property
+    def origin_days(self) -> float:
+        """The step between origins in days."""
+        return self.origin_every_days or self.horizon_days / 3
+
+    @property
+    def snapshot_days(self) -> float:
+        """The step between training snapshots in days."""
+        return self.snapshot_every_days or self.horizon_days / 4

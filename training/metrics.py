@@ -1,0 +1,204 @@
+"""How good probabilities are, with intervals that resample whole leads.
+
+Rows of one lead at several origins are not independent: treating them so calls equal models different 61 % of the
+time at a nominal 5 %. Every interval here draws leads, not rows, and every comparison is paired on the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from features.history import Bools, Floats, Ints
+
+_SMALLEST = 1e-12
+
+
+class Measure(NamedTuple):
+    """One column of a comparison."""
+
+    name: str
+    title: str
+    higher_is_better: bool
+    help: str
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure("log_loss", "log loss", False, "mean of -log of the probability given to what happened"),
+    Measure("brier", "Brier", False, "mean squared distance between probability and what happened"),
+    Measure("auc", "AUC", True, "chance that a buyer is ranked above a lead that does not buy"),
+    Measure("pr_auc", "PR-AUC", True, "mean precision over the buyers, best ranked first"),
+    Measure("lift", "lift", True, "buyers in the top share by capacity over those in as many leads drawn by lot"),
+    Measure("caught", "caught", True, "share of all purchases in the top share by capacity of each origin"),
+    Measure("ratio", "predicted / bought", True, "mean probability over the rate of purchases; 1 is true"),
+)
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Models side by side on the same rows."""
+
+    values: Mapping[str, Floats]
+    """For each model, (measures,) on all rows."""
+    draws: Mapping[str, Floats]
+    """For each model, (bootstrap, measures) on resampled leads, the same leads for every model."""
+
+    def estimate(self, model: str, measure: str) -> Estimate:
+        """A figure of one model."""
+        k = _PLACE[measure]
+        low, high = np.nanquantile(self.draws[model][:, k], (0.025, 0.975))
+        return Estimate(float(self.values[model][k]), float(low), float(high))
+
+    def difference(self, model: str, other: str, measure: str) -> Estimate:
+        """A figure of one model minus that of another, paired lead by lead."""
+        k = _PLACE[measure]
+        low, high = np.nanquantile(self.draws[model][:, k] - self.draws[other][:, k], (0.025, 0.975))
+        return Estimate(float(self.values[model][k] - self.values[other][k]), float(low), float(high))
+
+    def to_dict(self) -> dict[str, dict[str, dict[str, float]]]:
+        """All figures by model and measure."""
+        return {model: {m.name: self.estimate(model, m.name)._asdict() for m in MEASURES} for model in self.values}
+
+
+_PLACE = {measure.name: k for k, measure in enumerate(MEASURES)}
+
+
+def evaluate(
+    bought: Bools,
+    probability: Mapping[str, Floats],
+    lead: Ints,
+    origin: Ints,
+    *,
+    capacity: float,
+    bootstrap: int,
+    seed: int,
+) -> Evaluation:
+    """Measures models on (n,) rows; `lead` and `origin` say whose row it is and as of when."""
+    _, cluster = np.unique(lead, return_inverse=True)
+    clusters = int(cluster.max(initial=-1)) + 1
+    y = bought.astype(np.float64)
+    rng = np.random.default_rng(seed)
+    whole = np.ones(len(y))
+    weights = [np.bincount(rng.integers(clusters, size=clusters), minlength=clusters) for _ in range(bootstrap)]
+    values, draws = {}, {}
+    for name, p in probability.items():
+        rows = _Ranked.of(y, p, origin, capacity)
+        values[name] = rows.measure(whole)
+        draws[name] = np.array([rows.measure(weight[cluster].astype(np.float64)) for weight in weights])
+    return Evaluation(values, draws)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """One model's rows, sorted once for all draws."""
+
+    y: Floats
+    p: Floats
+    loss: Floats
+    error: Floats
+    order: Ints
+    by_origin: Ints
+    origin: Ints
+    capacity: float
+
+    @classmethod
+    def of(cls, y: Floats, p: Floats, origin: Ints, capacity: float) -> _Ranked:
+        sure = np.clip(p, _SMALLEST, 1 - _SMALLEST)
+        loss = -(y * np.log(sure) + (1 - y) * np.log1p(-sure))
+        return cls(y, p, loss, (p - y) ** 2, np.argsort(-p, kind="stable"), np.lexsort((-p, origin)), origin, capacity)
+
+    def measure(self, weight: Floats) -> Floats:
+        total = weight.sum()
+        predicted, bought = float(weight @ self.p), float(weight @ self.y)
+        auc, precision = rank_measures(self.y, self.p, weight, self.order)
+        caught, worked = caught_at(self.y, self.p, weight, self.by_origin, self.origin, self.capacity)
+        share = caught / bought if bought else np.nan
+        return np.array([
+            weight @ self.loss / total, weight @ self.error / total, auc, precision,
+            share / (worked / total) if worked else np.nan, share, predicted / bought if bought else np.nan,
+        ])  # fmt: skip
+
+
+@njit(cache=True)
+def rank_measures(y: Floats, p: Floats, weight: Floats, order: Ints) -> tuple[float, float]:
+    """Returns the AUC and the mean precision of weighted rows, given in falling order of p; ties share their places."""
+    total, positive = 0.0, 0.0
+    for i in range(len(y)):
+        total += weight[i]
+        positive += weight[i] * y[i]
+    negative = total - positive
+    if positive <= 0 or negative <= 0:
+        return np.nan, np.nan
+    area, precision = 0.0, 0.0
+    above_positive, above = 0.0, 0.0
+    i = 0
+    while i < len(order):
+        j, tied_positive, tied = i, 0.0, 0.0
+        while j < len(order) and p[order[j]] == p[order[i]]:
+            tied += weight[order[j]]
+            tied_positive += weight[order[j]] * y[order[j]]
+            j += 1
+        tied_negative = tied - tied_positive
+        area += tied_negative * (above_positive + 0.5 * tied_positive)
+        above += tied
+        above_positive += tied_positive
+        if tied > 0:
+            precision += tied_positive * above_positive / above
+        i = j
+    return area / (positive * negative), precision / positive
+
+
+@njit(cache=True)
+def caught_at(y: Floats, p: Floats, weight: Floats, order: Ints, origin: Ints, capacity: float) -> tuple[float, float]:
+    """Returns the purchases among the top share of each origin, and the rows worked; ties are worked by lot.
+
+    `order` goes by origin, then by falling p.
+    """
+    caught, worked = 0.0, 0.0
+    i = 0
+    while i < len(order):
+        end, total = i, 0.0
+        while end < len(order) and origin[order[end]] == origin[order[i]]:
+            total += weight[order[end]]
+            end += 1
+        room = capacity * total
+        worked += room
+        while i < end and room > 0:
+            j, tied, tied_bought = i, 0.0, 0.0
+            while j < end and p[order[j]] == p[order[i]]:
+                tied += weight[order[j]]
+                tied_bought += weight[order[j]] * y[order[j]]
+                j += 1
+            if tied > 0:
+                share = min(1.0, room / tied)
+                caught += share * tied_bought
+                room -= share * tied
+            i = j
+        i = end
+    return caught, worked
+
+
+def information_captured(truth: Floats, probability: Floats) -> float:
+    """The share of what can be known that a model knows: 1 - KL(truth, model) / KL(truth, base rate).
+
+    `truth` holds the true probabilities, which only simulated leads have.
+    """
+
+    def distance(q: Floats) -> float:
+        q = np.clip(q, _SMALLEST, 1 - _SMALLEST)
+        p = np.clip(truth, _SMALLEST, 1 - _SMALLEST)
+        return float(np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))))
+
+    return 1 - distance(probability) / distance(np.full(len(truth), truth.mean()))

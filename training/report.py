@@ -1,0 +1,110 @@
+"""A backtest in words and tables: for the terminal, for Markdown and for machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from features.times import isoformat
+from training.backtest import Backtest
+from training.metrics import MEASURES, Estimate
+
+_SHOWN = ("log_loss", "brier", "auc", "pr_auc", "lift", "caught", "ratio")
+
+
+def comparison(result: Backtest) -> tuple[list[str], list[list[str]]]:
+    """Returns the headings and rows of the models side by side; best log loss last, intervals by lead behind."""
+    capacity = f"{result.experiment.capacity:.0%}"
+    headings = ["model"] + [
+        f"{m.title} at {capacity}" if m.name in ("lift", "caught") else m.title for m in MEASURES if m.name in _SHOWN
+    ]
+    names = sorted(result.probability, key=lambda name: -result.evaluation.estimate(name, "log_loss").value)
+    rows = [[name, *(_figure(m, result.evaluation.estimate(name, m)) for m in _SHOWN)] for name in names]
+    return headings, rows
+
+
+def terminal_table(result: Backtest) -> Table:
+    """The comparison for a terminal."""
+    headings, rows = comparison(result)
+    table = Table(title=heading(result), title_justify="left", caption="95 % intervals resample whole leads")
+    for k, text in enumerate(headings):
+        table.add_column(text, justify="left" if k == 0 else "right")
+    for row in rows:
+        table.add_row(*(cell.replace(" (", "\n(") for cell in row), style="bold" if row is rows[-1] else "")
+    return table
+
+
+def markdown(result: Backtest) -> str:
+    """The comparison and the gains over the rules as Markdown."""
+    headings, rows = comparison(result)
+    lines = [f"{heading(result)}.", "", _row(headings), _row(["---"] + ["---:"] * (len(headings) - 1))]
+    lines += [_row(row) for row in rows]
+    lines += ["", *gains_in_words(result), "", "By origin (log loss / AUC):", ""]
+    names = [row[0] for row in rows]
+    lines += [_row(["origin", "leads", "purchases", *names]), _row(["---"] + ["---:"] * (len(names) + 2))]
+    for origin in result.origins:
+        mine = result.origin == origin
+        at = result.at(origin)
+        cells = [f"{at.values[n][0]:.4f} / {at.values[n][2]:.3f}" for n in names]
+        lines.append(_row([isoformat(origin)[:10], f"{mine.sum():,}", f"{result.bought[mine].sum():,}", *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def heading(result: Backtest) -> str:
+    """What was tested, in one line."""
+    first, last = (isoformat(origin)[:10] for origin in (result.origins[0], result.origins[-1]))
+    return (
+        f"Backtest over {len(result.origins)} origins from {first} to {last}: {len(result.lead):,} open leads scored, "
+        f"{int(result.bought.sum()):,} purchases within {result.experiment.horizon_days:g} days "
+        f"({result.bought.mean():.2%})"
+    )
+
+
+def gains_in_words(result: Backtest) -> list[str]:
+    """What the best model gains over the rules, paired lead by lead."""
+    if "rules" not in result.probability:
+        return []
+    best = result.best(list(result.probability))
+    if best == "rules":
+        return ["No model beats the rules here."]
+    loss = result.evaluation.difference(best, "rules", "log_loss")
+    caught = result.evaluation.difference(best, "rules", "caught")
+    sure = "" if loss.high < 0 else " That is not certain: the interval contains zero."
+    return [
+        f"{best} against the rules: log loss {loss.value:+.4f} ({loss.low:+.4f} to {loss.high:+.4f}); of all "
+        f"purchases, "
+        f"{caught.value:+.1%} more caught by the same calls ({caught.low:+.1%} to {caught.high:+.1%}).{sure}"
+    ]
+
+
+def to_dict(result: Backtest) -> dict[str, Any]:
+    """The backtest for machines."""
+    evaluation = result.evaluation
+    return {
+        "horizon_days": result.experiment.horizon_days,
+        "capacity": result.experiment.capacity,
+        "rows": len(result.lead),
+        "purchases": int(result.bought.sum()),
+        "origins": [
+            {"origin": isoformat(origin), "learned_from": rows, "purchases_learned_from": bought}
+            for origin, (rows, bought) in sorted(result.learned_from.items())
+        ],
+        "models": evaluation.to_dict(),
+        "against_rules": {
+            name: {m.name: evaluation.difference(name, "rules", m.name)._asdict() for m in MEASURES}
+            for name in result.probability
+            if name != "rules" and "rules" in result.probability
+        },
+    }
+
+
+def _figure(measure: str, estimate: Estimate) -> str:
+    if measure in ("caught",):
+        return f"{estimate.value:.1%} ({estimate.low:.1%}-{estimate.high:.1%})"
+    digits = {"log_loss": 4, "brier": 4, "lift": 1, "ratio": 2}.get(measure, 3)
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f}-{estimate.high:.{digits}f})"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

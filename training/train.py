@@ -1,0 +1,115 @@
+"""From a dataset to a model that is proved on the past, registered, and exported as a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from features.errors import TouchstoneError
+from features.history import Dataset
+from features.times import isoformat
+from models import Candidate, Card, PointsTable, Scorer, Tiers, candidates
+from models.scorer import percentiles
+from training import tracking
+from training.backtest import Backtest, Progress, backtest
+from training.experiment import Experiment
+from training.labels import snapshots
+
+TRAINED = Path("models/trained")
+"""Where bundles are exported to: a folder a version, and links named champion and challenger."""
+_FEW = 20
+"""Purchases to learn from below which no model is trusted over the rules."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model and the evidence for it."""
+
+    scorer: Scorer
+    backtest: Backtest
+    folder: Path
+    """The exported bundle."""
+    champion: bool
+    """Whether it serves by default from now on: the first model of a project does."""
+    learned_from: tuple[int, int]
+    """Rows and purchases of the final fit."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def train(
+    dataset: Dataset,
+    experiment: Experiment | None = None,
+    *,
+    rules: PointsTable | None = None,
+    until: int | None = None,
+    folder: Path = TRAINED,
+    progress: Progress | None = None,
+) -> Trained:
+    """Backtests the candidates, fits the best on all that is known before `until`, and registers it.
+
+    `until` in microseconds; the end of the data if left out. Raises TouchstoneError if nothing can be learned.
+    """
+    experiment = experiment or Experiment()
+    until = dataset.last_known + 1 if until is None else until
+    known = dataset.known_at(until)
+    competing = candidates(rules)
+    result = backtest(known, experiment, competing, until=until, progress=progress)
+    chosen, notes = _choose(result, competing)
+    make, learned_from = fit(known, chosen, experiment, until, result)
+    if progress:
+        progress("registering", 1.0)
+    version, exported = tracking.register(make, result, folder)
+    champion = tracking.crown(version, exported)
+    return Trained(make(version), result, exported, champion, learned_from, tuple(notes))
+
+
+def fit(
+    known: Dataset, candidate: Candidate, experiment: Experiment, until: int, result: Backtest
+) -> tuple[Callable[[str], Scorer], tuple[int, int]]:
+    """Fits a candidate on everything known; returns what makes its scorer for a version, and what it learned from."""
+    cohort, bought = snapshots(known, until, experiment)
+    if not 0 < bought.sum() < len(bought):
+        raise TouchstoneError(
+            f"{int(bought.sum()):,} of {len(bought):,} finished windows hold a purchase; a model needs both kinds. "
+            "Take a shorter --horizon, or more data."
+        )
+    recipe = candidate.prepare(known)
+    model = recipe.fit(recipe.features.compute(known, cohort), bought)
+    asked = known.open_at(until)
+    probability = model.predict(recipe.features.compute(known, asked))
+    tiers = Tiers.for_shares(probability, version=isoformat(until)[:10])
+    evaluation = result.evaluation
+
+    def make(version: str) -> Scorer:
+        card = Card(
+            version=version,
+            model=candidate.name,
+            horizon_days=experiment.horizon_days,
+            features=recipe.features.fingerprint,
+            known_until=isoformat(until),
+            dataset=known.digest,
+            percentiles=percentiles(probability),
+            backtest={
+                name: list(evaluation.estimate(candidate.name, name))
+                for name in ("log_loss", "brier", "auc", "pr_auc", "lift", "caught", "ratio")
+            },
+        )
+        return Scorer(recipe.features, model, card, tiers)
+
+    return make, (len(bought), int(bought.sum()))
+
+
+def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
+    """The candidate with the least log loss that is not a mere peer; the rules while purchases are few."""
+    notes = []
+    among = [candidate for candidate in competing if not candidate.peer]
+    purchases = max(bought for _, bought in result.learned_from.values())
+    if purchases < _FEW:
+        among = [candidate for candidate in among if candidate.name == "rules"]
+        notes.append(
+            f"too little evidence: {purchases} purchases to learn from (under {_FEW}). The rules are kept; "
+            "their points are turned into probabilities."
+        )
+    best = result.best([candidate.name for candidate in among])
+    return next(candidate for candidate in among if candidate.name == best), notes
