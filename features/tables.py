@@ -328,8 +328,9 @@ class _Tables:
         names = {name for kind in kinds for name in (kind.name, kind.channel)}
         for name in (*rules.rename, *rules.outcomes, *rules.drop):
             if name not in names:
-                raise TableError(
-                    f"dataset.toml names the kind {name!r}, which no touch has; found {listed(sorted(names))}."
+                # No error: the list to score today need not hold every kind that the past has.
+                self.reading.notes.append(
+                    f"dataset.toml names the kind {name!r}, which no touch has; found {listed(sorted(names))}"
                 )
         dropped = np.array([_rule(kind, dict.fromkeys(rules.drop, "drop")) is not None for kind in kinds], np.bool_)
         ending = np.array([_rule(kind, rules.outcomes) or "" for kind in kinds], object)

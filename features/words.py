@@ -37,7 +37,8 @@ def word_number(word: str) -> float:
         number = float(word)
     except ValueError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    # Python takes "1_000" for a number; a product code is none.
+    return number if math.isfinite(number) and "_" not in word else math.nan
 
 
 def number_word(number: float) -> str:

@@ -180,6 +180,23 @@ def test_noise_adds_nothing_to_the_oracle(large: Large, name: str) -> None:
     assert abs(surprise.sum()) < 3 * np.sqrt(surprise @ surprise)
 
 
+def test_bought_counts_the_purchases_of_the_horizon_to_the_day(large: Large) -> None:
+    run, truth, bought = large
+    ahead = (run.closed_at[truth.lead] - run.start) // DAY - truth.day
+    assert {0, HORIZON - 1, HORIZON} <= set(ahead[run.won[truth.lead]])
+    np.testing.assert_array_equal(bought, run.won[truth.lead] & (ahead >= 0) & (ahead < HORIZON))
+
+
+def test_attributes_follow_the_fit(large: Large) -> None:
+    run, _, _ = large
+    leads = np.bincount(run.fit)
+    assert leads / leads.sum() == pytest.approx(run.world.prior, abs=0.01)
+    for z, row in enumerate(run.world.industry):
+        assert np.bincount(run.industry[run.fit == z]) / leads[z] == pytest.approx(row, abs=0.03)
+        size = run.size[run.fit == z]
+        assert (size.mean(), size.std()) == pytest.approx((0.6 * (z - 2), 1), abs=0.05)
+
+
 def test_touches_follow_their_rates() -> None:
     dormant = World(researching=0.0, rise=(0.0, 0.0, 0.0), lose=(0.0, 0.0, 0.0), buy=(0.0, 0.0, 0.0))
     still = replace(dormant, kinds=tuple(replace(kind, lift=0.0) for kind in KINDS))

@@ -183,6 +183,15 @@ ERRORS: dict[str, tuple[Files, dict[str, Any], str]] = {
             "touchpoints.csv line 2: 4 fields where the header has 3. Quote the fields that contain the delimiter."
         ),
     ),
+    "a bad line behind a ragged one": (
+        {"touchpoints.csv": touched("a,2026-01-03", "a,soon,web")},
+        {},
+        only(
+            "touchpoints.csv line 3: occurred_at 'soon' is not a date. "
+            "Use ISO 8601, e.g. 2026-02-28T14:00:00Z, or pass --date-format.\n"
+            "touchpoints.csv line 2: 2 fields where the header has 3. Add the rest."
+        ),
+    ),
     "a quote that is never closed": (
         {"touchpoints.csv": touched("a,2026-01-03,web", 'b,2026-01-03,"web', "b,2026-01-04,web")},
         {},
@@ -383,6 +392,12 @@ ERRORS: dict[str, tuple[Files, dict[str, Any], str]] = {
         "--map leads.channel=channel: 'leads.channel' is no column. Use one of action, amount, channel, created_at, "
         "lead_id, message_id, name, occurred_at, outcome, recorded_at, same_as, value.",
     ),
+    "a mapped heading is not another column too": (
+        {"touchpoints.csv": touched("a,2026-01-03,web", header="lead_id,occurred_at,type")},
+        {"columns": {"action": "type"}},
+        "touchpoints.csv line 1: no column for channel; found lead_id, occurred_at, type. "
+        "Rename one, or pass --map channel=COLUMN.",
+    ),
     "a heading mapped to two columns": (
         {"touchpoints.csv": touched("a,2026-01-03,web", header="lead_id,occurred_at,Kind")},
         {"columns": {"channel": "Kind", "touchpoints.action": "Kind"}},
@@ -453,14 +468,6 @@ ERRORS: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"dataset.toml": 'leads = { file = "leads.csv", exclude = ["Tags"] }\n', "leads.csv": LEADS},
         {},
         "leads.csv: there is no column 'Tags'; found lead_id, created_at.",
-    ),
-    "dataset.toml: a kind that no touch has": (
-        {
-            "dataset.toml": '[touchpoints]\nfile = "touchpoints.csv"\n[kinds]\ndrop = ["fax"]\n',
-            "touchpoints.csv": TOUCHES,
-        },
-        {},
-        "dataset.toml names the kind 'fax', which no touch has; found email, web.",
     ),
 }  # fmt: skip
 
@@ -547,6 +554,13 @@ def test_an_odd_file_reads_like_the_plain_one(name: str, content: bytes, tmp_pat
     assert dataset.report.rows == {"touchpoints": 2, "leads": 2}
 
 
+def test_a_kind_that_no_touch_has_is_noted(tmp_path: Path) -> None:
+    config = '[touchpoints]\nfile = "touchpoints.csv"\n[kinds]\ndrop = ["fax"]\n'
+    report = read(tmp_path, {"dataset.toml": config, "touchpoints.csv": TOUCHES}).report
+    assert report is not None
+    assert "dataset.toml names the kind 'fax', which no touch has; found email, web" in report.notes
+
+
 def test_windows_1252_is_read_and_noted(tmp_path: Path) -> None:
     dataset = read(tmp_path, {"leads.csv": "lead_id,created_at,city\nzoë,2026-01-01,Köln €\n".encode("cp1252")})
     assert list(dataset.ids) == ["zoë"]
@@ -560,6 +574,13 @@ def test_quotes_keep_delimiters_and_line_ends(tmp_path: Path) -> None:
     dataset = read(tmp_path, {"leads.csv": rows})
     assert list(dataset.ids) == ["a,1", "b"]
     assert attributes(dataset) == {"note": ['says "hi", and\nleaves', '5" pipe']}
+
+
+def test_line_ends_within_quotes_may_stand_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.sources._BLOCK", 64)
+    rows = [f'l{k},2026-01-01,"{k}\n{k}"' for k in range(100)]
+    dataset = read(tmp_path, {"leads.csv": touched(*rows, header="lead_id,created_at,note")})
+    assert attributes(dataset) == {"note": [f"{k}\n{k}" for k in range(100)]}
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n  \n"])
@@ -812,6 +833,7 @@ def test_a_linked_lead_is_no_longer_open_and_the_other_is(tmp_path: Path) -> Non
     dataset = read(tmp_path, files)
     assert list(dataset.ids) == ["a", "b", "c"]
     assert [isoformat(t)[:10] for t in dataset.created_at] == ["2026-01-03", "2026-01-10", "2026-01-10"]
+    assert [isoformat(t)[:10] for t in dataset.history.known] == ["2026-01-03", "2026-01-10", "2026-01-10"]
     for day, open_ids in (("2026-01-09", ["a"]), ("2026-01-11", ["c"])):
         then = dataset.known_at(day)
         assert list(then.ids[then.open_at(day).lead]) == open_ids
@@ -899,11 +921,13 @@ def test_a_file_of_two_tables_is_set_aside_once(tmp_path: Path) -> None:
     config = '[leads]\nfile = "crm.csv"\nexclude = ["outcome", "closed"]\n[outcomes]\nfile = "crm.csv"\n' \
         'columns = { occurred_at = "closed" }\nwhere = { outcome = "won" }\n'  # fmt: skip
     rows = "lead_id;created_at;closed;outcome\na;2026-01-01;2026-02-01;won\nb;soon;;\nc;2026-01-01;late;won\n"
+    rows += "d;2026-01-01;never;\ne;soon;late;won\n"
     dataset = read(tmp_path, {"dataset.toml": config, "crm.csv": rows}, on_error="quarantine")
-    assert list(dataset.ids) == ["a", "c"]
-    assert dataset.closed[1].tolist() == [True, False]
+    assert list(dataset.ids) == ["a", "c", "d"]
+    assert dataset.closed[1].tolist() == [True, False, False]
     aside = pd.read_csv(tmp_path / "crm.csv.quarantine.csv")
-    assert aside["record"].tolist() == ["b;soon;;", "c;2026-01-01;late;won"]
+    assert aside["record"].tolist() == ["b;soon;;", "c;2026-01-01;late;won", "e;soon;late;won"]
+    assert aside["column"].tolist() == ["created_at", "occurred_at", "created_at"]
 
 
 def test_rows_of_frames_are_set_aside_in_the_current_folder(
@@ -966,9 +990,9 @@ def test_a_frame_with_a_heading_twice_is_refused() -> None:
 
 
 def test_an_attribute_may_have_any_name() -> None:
-    frame = pd.DataFrame({"Lead": ["x", "y"], "At": [1, 2], "Known": [True, None], "lead_id": ["a", "b"]})
+    frame = pd.DataFrame({"Lead": ["x", "y"], "At": [1, np.inf], "Known": [True, None], "lead_id": ["a", "b"]})
     dataset = Dataset.from_frames(leads=frame.assign(created_at="2026-01-03"))
-    assert attributes(dataset) == {"lead": ["x", "y"], "at": [1.0, 2.0], "known": ["true", None]}
+    assert attributes(dataset) == {"lead": ["x", "y"], "at": [1.0, None], "known": ["true", None]}
 
 
 def test_outcomes_may_be_booleans() -> None:
@@ -1040,6 +1064,13 @@ def test_dataset_toml_can_name_shape_and_leave_out(tmp_path: Path, monkeypatch: 
     assert report.rows["touchpoints"] == len(dataset.history) + len(dataset.outcomes.at) + sum(report.left_out.values())
 
 
+def test_a_map_goes_before_dataset_toml(tmp_path: Path) -> None:
+    config = '[leads]\nfile = "leads.csv"\ncolumns = { created_at = "one" }\n'
+    files = {"dataset.toml": config, "leads.csv": "lead_id,one,two\na,2026-01-01,2026-01-02\n"}
+    assert isoformat(read(tmp_path, files).created_at[0])[:10] == "2026-01-01"
+    assert isoformat(read(tmp_path, files, columns={"created_at": "two"}).created_at[0])[:10] == "2026-01-02"
+
+
 def test_the_same_day_is_that_of_the_zone(tmp_path: Path) -> None:
     config = """
         zone = "America/New_York"
@@ -1047,7 +1078,7 @@ def test_the_same_day_is_that_of_the_zone(tmp_path: Path) -> None:
         file = "mail.csv"
         [[touchpoints]]
         file = "days.csv"
-        unless_same_day = ["mail"]
+        unless_same_day = ["mail", "seen"]
     """
     files = {
         "dataset.toml": config,
