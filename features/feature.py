@@ -20,7 +20,7 @@ import numpy as np
 
 from features.errors import ModelError, UsageError
 from features.history import Attributes, Codes, Cohort, Dataset, Floats, History, Ints, Kind, Matrix
-from features.words import number_word, word_number
+from features.words import word_number
 
 By: TypeAlias = tuple[str, ...]
 """What touches are told apart by: (), ("channel",), ("action",) or ("channel", "action")."""
@@ -178,6 +178,8 @@ class FeatureSet:
                 f"the cohort asks about leads {cohort.lead.min()} to {cohort.lead.max()}, but the dataset has "
                 f"{len(dataset)}. Use a cohort of this dataset: known_at numbers its leads anew."
             )
+        # Another layout of the arrays would make numba compile the kernel anew, for seconds.
+        cohort = Cohort(np.require(cohort.lead, np.int64, ("C", "W")), np.require(cohort.as_of, np.int64, ("C", "W")))
         program = self._program
         history, attributes = dataset.history, dataset.attributes
         start, stop = history.slices(cohort)
@@ -366,8 +368,7 @@ def _translation(source: tuple[str, ...] | None, words: tuple[str, ...] | None) 
             return _AS_IS, np.empty(0)
         return _BY_CODE, np.array([word_number(word) for word in source], np.float64)
     if source is None:
-        numbers = [word_number(word) for word in words]
-        return _BY_NUMBER, np.array([n if number_word(n) == w else np.nan for n, w in zip(numbers, words, strict=True)])
+        return _BY_NUMBER, np.array([word_number(word) for word in words], np.float64)
     place = {word: float(i) for i, word in enumerate(words)}
     return _BY_CODE, np.array([place.get(word, float(len(words))) for word in source], np.float64)
 

@@ -19,8 +19,10 @@ from features.times import NEVER, datetime_us
 from features.words import attribute_word, kind_word
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True, description="ISO 8601 with an offset.")]
-Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+LONGEST = 200
+"""Characters of a channel, an attribute's name or an id."""
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)]
 Value = str | float | bool | None
 
 
@@ -87,7 +89,10 @@ def dataset_of(records: Sequence[LeadRecord]) -> Dataset:
             raise TableError(
                 f"lead {record.lead_id!r} has neither created_at nor touchpoints. Give when it was created."
             )
-    named = [Kind(kind_word(channel), kind_word(action) if action else "") for channel, action in kinds]
+    named = [
+        Kind(kind_word(channel), kind_word(action) if action and not action.isspace() else "")
+        for channel, action in kinds
+    ]
     distinct = sorted(set(named))
     place = {name: code for code, name in enumerate(distinct)}
     code = np.array([place[name] for name in named], np.int32)

@@ -46,6 +46,8 @@ from features import (
     Sum,
     UsageError,
 )
+from features.aggregates import run
+from features.history import _slices
 from features.times import isoformat
 
 GOLDEN = Path(__file__).parent / "golden" / "lead_features.json"
@@ -99,8 +101,9 @@ def test_every_kind_of_feature_has_an_oracle_and_is_tested():
 @pytest.mark.parametrize("scene", SCENES)
 @given(world=worlds, others=worlds, data=st.data())
 def test_the_kernel_equals_the_oracle(scene, world, others, data):
-    """Fitted on some leads and computed on others: kinds, words and attributes that were never seen come up."""
-    features, vocabulary = FeatureSet.fit(EVERY, dataset_of(others)), oracle.fit(EVERY, others)
+    """Fitted on other leads and some of these: kinds, words and attributes that were never seen come up."""
+    fitted = [*others, *world[1:]]
+    features, vocabulary = FeatureSet.fit(EVERY, dataset_of(fitted)), oracle.fit(EVERY, fitted)
     dataset = dataset_of(world)
     as_ofs = data.draw(st.lists(st.sampled_from(as_ofs_of(world)) | instants, min_size=1, max_size=4))
     rows = [(i, t) for i in range(len(world)) for t in as_ofs]
@@ -387,6 +390,36 @@ def test_of_two_facts_of_one_instant_the_greater_counts(values, kept, elsewhere)
     assert [name for name, value in zip(features.names, row, strict=True) if value] == [f"lead_code_is_{kept}"]
 
 
+@pytest.mark.parametrize(
+    ("learned", "given", "says"),
+    [
+        (["9", "A7"], ["9", "A7", "10"], ["9", "A7", "other"]),
+        (["9", "A7"], [9, 9.0, 10], ["9", "9", "other"]),
+        (["9", "A7"], ["9", "9.0", "07"], ["9", "9", "other"]),
+        ([9.0, "A7", "x"], ["9", "9.0", "B"], ["9", "9", "other"]),
+        (["true", "A7"], ["true", None, "false"], ["true", "missing", "other"]),
+        ([9, 10], [9, "10", "A7"], [9, 10, None]),
+        (["9", "10"], [9, "1e1", "A7"], [9, 10, None]),
+        ([9, None], ["nan", "inf", None], [None, None, None]),
+    ],
+)
+def test_an_attribute_may_be_given_as_text_or_as_numbers(learned, given, says):
+    """What is learned as a category is read as one, what is learned as a number as that."""
+
+    def dataset(values):
+        none = {"touches": [], "facts": [], "outcomes": []}
+        return dataset_of([{"created": 0, "attributes": {"x": value}, **none} for value in values])
+
+    features = FeatureSet.fit((Attributes(),), dataset(learned))
+    for batch, expected in [(given, says), *(([one], [other]) for one, other in zip(given, says, strict=True))]:
+        matrix = features.compute(dataset(batch), Cohort.at(np.arange(len(batch)), 1))
+        if features.names == ("lead_x",):
+            assert [None if np.isnan(v) else v for v in matrix[:, 0]] == expected
+        else:
+            assert [features.names[k].removeprefix("lead_x_is_") for k in matrix.argmax(axis=1)] == expected
+            assert (matrix.sum(axis=1) == 1).all()
+
+
 # The boundaries, to the microsecond.
 
 
@@ -450,6 +483,18 @@ def test_the_16_most_frequent_words_get_a_column_and_the_rest_share_other():
     assert matrix.sum(axis=0).tolist() == [*(20 - i for i in range(16)), 4 + 3 + 2 + 1, 0]
 
 
+def test_of_equally_frequent_kinds_and_words_the_first_by_name_get_a_column():
+    # The actions run against the channels they come through.
+    kinds = [(f"c{i:02}", f"k{39 - i:02}") for i in range(40)]
+    frame = pd.DataFrame(kinds, columns=["channel", "action"])
+    frame = frame.assign(lead_id=frame["channel"], occurred_at="2026-01-02T00:00:00Z")
+    people = pd.DataFrame({"lead_id": frame["channel"], "created_at": "2026-01-01", "w": frame["action"]})
+    dataset = Dataset.from_frames(touchpoints=frame, leads=people)
+    vocabulary = FeatureSet.fit((Count(by=("action",)), Attributes()), dataset).vocabulary
+    assert vocabulary.groups == {("action",): tuple(f"k{i:02}" for i in range(32))}
+    assert vocabulary.attributes == {"w": tuple(f"k{i:02}" for i in range(16))}
+
+
 def test_kinds_and_attributes_of_the_future_get_no_column(small):
     past = small.known_at("2026-01-03T12:00:00Z")
     features = FeatureSet.fit((Count(by=("channel",)), Attributes()), past)
@@ -507,7 +552,7 @@ def test_a_feature_declared_twice_is_an_error(small, declared, name):
         (np.empty((3, 2), np.float64), "float64 (3, 2)"),
         (np.empty((2, 2), np.float32), "float32 (2, 2)"),
         (np.empty((2, 3), np.float32).T, "float32 (3, 2)"),
-        (np.broadcast_to(np.float32(0), (3, 2)), "float32 (3, 2)"),
+        (np.frombuffer(bytes(24), np.float32).reshape(3, 2), "float32 (3, 2)"),
     ],
     ids=["double", "too short", "transposed", "read-only"],
 )
@@ -523,6 +568,18 @@ def test_a_lead_that_the_dataset_does_not_have_is_an_error(small, lead):
     features = FeatureSet.fit((Age(),), small)
     with pytest.raises(UsageError, match=f"the cohort asks about leads {lead} to {lead}, but the dataset has 3. Use a"):
         features.compute(small, Cohort.at([lead], "2026-01-04"))
+
+
+def test_no_layout_of_a_cohort_makes_the_kernel_compile_anew(small):
+    features = FeatureSet.fit((Age(),), small)
+    cohort = Cohort.at(np.array([0, 1, 2]), "2026-01-04")
+    expected = features.compute(small, cohort)
+    compiled = len(run.signatures), len(_slices.signatures)
+    fixed = cohort.lead.copy()
+    fixed.setflags(write=False)
+    assert equal_bits(features.compute(small, Cohort(fixed, cohort.as_of)), expected)
+    assert equal_bits(features.compute(small, cohort[::2]), expected[::2])
+    assert (len(run.signatures), len(_slices.signatures)) == compiled
 
 
 # Features as data.

@@ -478,6 +478,7 @@ def test_a_chain_of_links_is_known_when_its_last_link_is():
     assert list(seen.values()) == ["a1b1c0", "a1b1c1", "a1b1c1", "a1b2c2"]
     assert ["".join(dataset.ids[dataset.open_at(as_of).lead]) for as_of in seen] == ["abc", "ac", "ac", "c"]
     assert dataset.last_known == to_us("1965-03-01")
+    assert (dataset.known_at("1965-03-01").merged_at < NEVER).tolist() == [False, True, False]
 
 
 def test_a_link_is_the_last_thing_known():

@@ -1,0 +1,8 @@
+"""Runs every benchmark and prints its table: `make bench`."""
+
+from __future__ import annotations
+
+from benchmarks import scoring
+
+if __name__ == "__main__":
+    print(scoring.table())
