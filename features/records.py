@@ -20,7 +20,8 @@ from features.words import attribute_word, kind_word
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True, description="ISO 8601 with an offset.")]
 LONGEST = 200
-"""Characters of a channel, an attribute's name or an id."""
+"""Characters of a channel, an action, an attribute's name or an id: each new one is remembered."""
+Text = Annotated[str, msgspec.Meta(max_length=LONGEST)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)]
 Value = str | float | bool | None
@@ -31,11 +32,11 @@ class Touchpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     occurred_at: Instant
     channel: Word
-    action: str | None = None
+    action: Text | None = None
     value: float | None = None
     recorded_at: Instant | None = None
     """When it became known, if later than it occurred."""
-    message_id: str | None = None
+    message_id: Text | None = None
     """The same id twice counts once."""
 
 
@@ -54,7 +55,7 @@ class LeadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     lead_id: Id
     created_at: Instant | None = None
     """Left out: the time of its first touchpoint."""
-    attributes: dict[str, Value] = {}
+    attributes: dict[Text, Value] = {}
     """What was known at creation."""
     attribute_facts: tuple[AttributeFact, ...] = ()
     touchpoints: tuple[Touchpoint, ...] = ()

@@ -37,7 +37,10 @@ def to_us(at: Time, zone: str = "UTC") -> int:
         at = datetime.combine(at, time(), tzinfo=find_zone(zone))
     if at.tzinfo is None:
         raise UsageError(f"the time {at.isoformat()} carries no zone. Write an offset, e.g. {at.isoformat()}Z.")
-    return datetime_us(at)
+    try:
+        return datetime_us(at.astimezone(UTC))
+    except OverflowError:
+        raise UsageError(f"{at.isoformat()} is beyond the years 1 to 9999 in UTC. Give one of them.") from None
 
 
 def datetime_us(at: datetime) -> int:

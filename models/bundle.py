@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,10 +24,10 @@ from tempfile import mkdtemp
 import msgspec
 import numpy as np
 
-from features.errors import ModelError
+from features.errors import ModelError, TouchstoneError
 from features.feature import FeatureSet
 from features.history import Cohort, Floats
-from features.records import AttributeFact, LeadRecord, Touchpoint, dataset_of
+from features.records import LONGEST, AttributeFact, LeadRecord, Touchpoint, dataset_of
 from features.times import to_datetime, to_us
 from models.candidates import MODELS
 from models.scorer import Card, Scorer
@@ -63,7 +63,7 @@ def save_bundle(scorer: Scorer, folder: Path) -> Path:
     try:
         for name, text in files.items():
             _write(scratch / name, text)
-        _write(scratch / SUMS, "".join(f"{_sum(text.encode())}  {name}\n" for name, text in sorted(files.items())))
+        _write(scratch / SUMS, _sums_text({name: _sum(text.encode()) for name, text in files.items()}))
         scratch.chmod(0o755)
         scratch.rename(folder)
     except BaseException:
@@ -79,16 +79,18 @@ def load_bundle(folder: str | os.PathLike[str]) -> Scorer:
     try:
         card = msgspec.json.decode(files[_CARD], type=Card)
         golden = msgspec.json.decode(files[_GOLDEN], type=tuple[Golden, ...])
-        model = MODELS[card.model]
-    except (KeyError, msgspec.DecodeError) as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise ModelError(f"{path}: not a bundle of this version of Touchstone: {problem}.") from None
+    if card.model not in MODELS:
+        raise ModelError(
+            f"{path}: {_CARD} names the kind of model {card.model!r}; this version of Touchstone knows "
+            f"{', '.join(MODELS)}. Use the version that wrote the model."
+        )
     try:
         features = FeatureSet.from_json(files[_FEATURES])
-        scorer = Scorer(features, model.from_files(files), card, Tiers.from_json(files[_TIERS]))
+        scorer = Scorer(features, MODELS[card.model].from_files(files), card, Tiers.from_json(files[_TIERS]))
         _replay(scorer, golden)
-    except KeyError as problem:
-        raise ModelError(f"{path}: {problem} is missing.") from None
-    except ModelError as problem:
+    except TouchstoneError as problem:
         raise ModelError(f"{path}: {problem}") from None
     return scorer
 
@@ -104,7 +106,7 @@ def replace_tiers(folder: Path, tiers: Tiers) -> None:
     sums[_TIERS] = _sum(tiers.to_json().encode())
     for name, text in (
         (_TIERS, tiers.to_json()),
-        (SUMS, "".join(f"{s}  {n}\n" for n, s in sorted(sums.items()))),
+        (SUMS, _sums_text(sums)),
     ):
         _write(folder / f".{name}", text)
         (folder / f".{name}").replace(folder / name)
@@ -116,20 +118,23 @@ def _checked_files(folder: Path) -> dict[str, str]:
     for name, expected in _read_sums(folder).items():
         try:
             raw = (folder / name).read_bytes()
-        except OSError:
+        except (OSError, ValueError):
             raise ModelError(f"{folder}: {name} is missing. Copy the whole folder again.") from None
         if _sum(raw) != expected:
             raise ModelError(
                 f"{folder}: {name} is not as it was saved (SHA-256 {_sum(raw)[:12]}..., expected {expected[:12]}...). "
                 "Copy the folder again, or train anew."
             )
-        files[name] = raw.decode()
+        try:
+            files[name] = raw.decode()
+        except UnicodeDecodeError as problem:
+            raise ModelError(f"{folder}: {name} is not text ({problem}). Copy the folder again.") from None
     return files
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
     try:
-        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+        text = (folder / SUMS).read_bytes().decode("ascii")
     except FileNotFoundError:
         raise ModelError(
             f"{folder}: no model is here ({SUMS} is missing). Train one with `touchstone train`."
@@ -137,23 +142,33 @@ def _read_sums(folder: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as problem:
         raise ModelError(f"{folder}: {SUMS} cannot be read ({problem}).") from None
     sums = {}
-    for line in lines:
+    for line in text.splitlines():
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not name or name != Path(name).name:
             raise ModelError(f"{folder}: {SUMS} is damaged at {line[:80]!r}. Copy the folder again.")
         sums[name] = digest
+    if text != _sums_text(sums):
+        raise ModelError(f"{folder}: {SUMS} is not as it was saved. Copy the folder again.")
     missing = {_CARD, _FEATURES, _GOLDEN, _TIERS} - set(sums)
     if missing:
         raise ModelError(f"{folder}: {SUMS} does not name {', '.join(sorted(missing))}. Copy the folder again.")
     return sums
 
 
+def _sums_text(sums: Mapping[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+
+
 def _golden(scorer: Scorer) -> tuple[Golden, ...]:
-    """Scores made-up leads that touch every kind and word the model knows; no real lead goes into a bundle."""
+    """Scores made-up leads that touch every kind and word the model knows; no real lead goes into a bundle.
+
+    Names longer than a record may hold are left out: tables take them, and a bundle must load again.
+    """
     as_of = to_datetime(to_us(scorer.card.known_until))
     rng = np.random.default_rng(0)
     vocabulary = scorer.features.vocabulary
-    channels = sorted({name for names in vocabulary.groups.values() for name in names}) or ["none"]
+    names = {name for names in vocabulary.groups.values() for name in names}
+    channels = sorted(name for name in names if len(name) <= LONGEST) or ["none"]
     leads = []
     for i in range(12):
         created = as_of - timedelta(days=float(rng.integers(1, 400)), seconds=int(rng.integers(86_400)))
@@ -168,6 +183,7 @@ def _golden(scorer: Scorer) -> tuple[Golden, ...]:
         attributes: dict[str, str | float | bool | None] = {
             name: float(rng.normal()) if words is None else (*words, "never seen")[int(rng.integers(len(words) + 1))]
             for name, words in vocabulary.attributes.items()
+            if len(name) <= LONGEST
         }
         facts = tuple(
             AttributeFact(as_of - timedelta(days=1), name, value) for name, value in list(attributes.items())[: i % 3]

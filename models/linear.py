@@ -12,10 +12,12 @@ from numba import njit
 
 from features.errors import ModelError
 from features.history import Bools, Floats, Matrix
-from models.model import Parts, sigmoid, to_json
+from models.model import Parts, check_width, sigmoid, to_json
 
 _LIMIT = 5.0
 """Standard deviations beyond which a value counts as that far: a linear model must not run away on an outlier."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""What infinity counts as: a value that float32 could not hold must not make every prediction NaN."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Logistic:
         """Fits on (n, F) rows and (n,) labels."""
         from sklearn.linear_model import LogisticRegression
 
-        squeezed = np.sign(matrix) * np.log1p(np.abs(matrix))
+        squeezed = np.minimum(np.abs(matrix), np.float32(_LARGEST))
+        np.copysign(np.log1p(squeezed, out=squeezed), matrix, out=squeezed)
         there = ~np.isnan(squeezed)
         count = np.maximum(there.sum(axis=0), 1)
         mean = np.nansum(squeezed, axis=0, dtype=np.float64) / count
@@ -52,13 +55,16 @@ class Logistic:
         used, gaps = np.flatnonzero(scale > 0), np.flatnonzero(~there.all(axis=0) & there.any(axis=0))
         columns = np.nan_to_num(np.clip(squeezed[:, used] / scale[used].astype(np.float32), -_LIMIT, _LIMIT))
         design = np.hstack([columns, (~there[:, gaps]).astype(np.float32)]).astype(np.float64)
-        model = LogisticRegression(C=0.01, solver="newton-cholesky").fit(design, bought)
         weight, missing = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1])
+        if not design.shape[1]:
+            return cls(mean, scale, weight, missing, math.log(bought.sum() / (~bought).sum()))
+        model = LogisticRegression(C=0.01, solver="newton-cholesky").fit(design, bought)
         weight[used], missing[gaps] = model.coef_[0][: len(used)], model.coef_[0][len(used) :]
         return cls(mean, scale, weight, missing, float(model.intercept_[0]))
 
     def predict(self, matrix: Matrix) -> Floats:
         """Returns (n,) probabilities."""
+        check_width(matrix, len(self.weight))
         return sigmoid(_logits(matrix, self.mean, self.scale, self.weight, self.missing, self.intercept))
 
     def to_files(self) -> dict[str, str]:

@@ -73,39 +73,57 @@ class Parts:
         try:
             self._parts = json.loads(files[name])
             self._parts.keys()
-        except (KeyError, ValueError, AttributeError) as problem:
+        except KeyError:
+            raise ModelError(f"{name} is missing.") from None
+        except (ValueError, AttributeError, RecursionError) as problem:
             raise ModelError(f"{name} cannot be read: {problem!r}.") from None
         self._name = name
 
     def array(self, name: str) -> Floats:
         """A vector of numbers, null as NaN."""
-        entries = self._get(name)
-        try:
-            array = np.array([np.nan if x is None else x for x in entries], np.float64)
-        except (TypeError, ValueError):
-            array = np.empty((0, 0))
-        if array.ndim != 1:
+        array = _vector(self._get(name))
+        if array is None:
             raise ModelError(f"{self._name}: {name!r} is not a list of numbers.")
         return array
 
     def number(self, name: str) -> float:
         """A number."""
         entry = self._get(name)
-        if not isinstance(entry, (int, float)):
-            raise ModelError(f"{self._name}: {name!r} is not a number but {entry!r}.")
-        return float(entry)
+        array = _vector([entry])
+        if entry is None or array is None:
+            raise ModelError(f"{self._name}: {name!r} is not a number but {entry!r:.80}.")
+        return float(array[0])
 
     def arrays(self, name: str) -> tuple[Floats, ...]:
         """A list of vectors of different lengths."""
-        try:
-            return tuple(np.array(entry, np.float64) for entry in self._get(name))
-        except (TypeError, ValueError):
-            raise ModelError(f"{self._name}: {name!r} is not a list of lists of numbers.") from None
+        entries = self._get(name)
+        arrays = [_vector(entry) for entry in entries] if isinstance(entries, list) else [None]
+        found = tuple(array for array in arrays if array is not None)
+        if len(found) < len(arrays):
+            raise ModelError(f"{self._name}: {name!r} is not a list of lists of numbers.")
+        return found
 
     def _get(self, name: str) -> Any:
         if name not in self._parts:
             raise ModelError(f"{self._name}: {name!r} is missing.")
         return self._parts[name]
+
+
+def check_width(matrix: Matrix, columns: int) -> None:
+    """Raises ModelError unless a matrix has the columns a model was fitted on; compiled loops would read past it."""
+    if matrix.shape[1:] != (columns,):
+        raise ModelError(f"the model predicts rows of {columns} columns; got a matrix of shape {matrix.shape}.")
+
+
+def _vector(entries: Any) -> Floats | None:
+    """Finite numbers and null (NaN) as an array; None if they are anything else."""
+    if not isinstance(entries, list) or any(type(x) not in (int, float, type(None)) for x in entries):
+        return None
+    try:
+        array = np.array([np.nan if x is None else x for x in entries], np.float64)
+    except OverflowError:
+        return None
+    return None if np.isinf(array).any() else array
 
 
 def sigmoid(logit: Floats) -> Floats:

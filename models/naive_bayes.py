@@ -16,7 +16,7 @@ from numba import njit
 
 from features.errors import ModelError
 from features.history import Bools, Floats, Ints, Matrix
-from models.model import Parts, to_json
+from models.model import Parts, check_width, to_json
 
 _BEGIN = 0.1
 _LOWEST, _HIGHEST = 0.0001, 0.9999
@@ -42,7 +42,7 @@ class NaiveBayes:
         """Counts (n, F) rows by (n,) labels."""
         edges, won, lost = [], [], []
         for column in matrix.T:
-            positive = column[column > 0]
+            positive = column[(column > 0) & (column < np.inf)]
             cuts = np.unique(np.quantile(positive, _BINS)) if len(positive) else np.empty(0)
             cuts = np.unique(np.concatenate([[np.nextafter(0.0, 1.0)], cuts.astype(np.float64)]))
             bins = np.where(np.isnan(column), 0, 1 + np.searchsorted(cuts, column, side="right"))
@@ -55,6 +55,7 @@ class NaiveBayes:
 
     def predict(self, matrix: Matrix) -> Floats:
         """Returns (n,) probabilities."""
+        check_width(matrix, len(self.edges))
         offsets = np.cumsum([0, *(len(w) for w in self.won)])
         factors = [
             np.log(np.where(w > 0, w, 1) / w.sum()) - np.log(np.where(w > 0, x, 1) / x.sum())

@@ -44,11 +44,12 @@ class TouchstoneModel(PythonModel):
 
 
 def _as_of(row: dict[Any, Any], number: int) -> int:
+    as_of = _plain(row.get("as_of"))
+    if as_of is None:
+        raise UsageError(f"row {number}: as_of is missing. Say as of when each lead is to be scored.")
     try:
-        return to_us(row["as_of"])
-    except KeyError:
-        raise UsageError("as_of is missing. Say as of when each lead is to be scored.") from None
-    except UsageError as problem:
+        return to_us(as_of)
+    except (UsageError, TypeError) as problem:
         raise UsageError(f"row {number}: as_of: {problem}") from None
 
 
@@ -68,7 +69,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, np.generic):
         value = value.item()
-    if value is pd.NaT or (isinstance(value, float) and value != value):
+    if value is pd.NaT or value is pd.NA or (isinstance(value, float) and value != value):
         return None
     return value.to_pydatetime(warn=False) if isinstance(value, pd.Timestamp) else value
 

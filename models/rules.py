@@ -7,6 +7,7 @@ a logistic curve fitted on the same training rows that the models see.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,9 @@ import msgspec
 import numpy as np
 
 from features.aggregates import Age, Attributes, Count, DaysSince
-from features.errors import UsageError
+from features.errors import ModelError, UsageError
 from features.feature import FeatureSet, Vocabulary
-from features.history import Bools, Dataset, Floats, Kind, Matrix
+from features.history import Bools, Dataset, Floats, Ints, Kind, Matrix
 from features.words import attribute_word, kind_word
 from models.linear import fit_curve
 from models.model import Parts, Recipe, sigmoid, to_json
@@ -65,6 +66,8 @@ class PointsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attributes: tuple[AttributeRule, ...] = ()
     silence_per_week: float = 5.0
     """Points taken away for each whole week since the last touch, or since creation where there was none."""
+    expire_days: float | None = None
+    """Days after which a touch gives no points any more; never, if left out."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -75,15 +78,33 @@ class PointsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UsageError(f"{path}: not a points table: {problem}. See examples/rules.toml.") from None
         if not table.points and not table.attributes:
             raise UsageError(f"{path}: no points are given. Add a [points] table, e.g. demo = 30.")
+        rules = [number for rule in table.attributes for number in (rule.points, rule.at_least or 0.0)]
+        if not all(map(math.isfinite, (*table.points.values(), *rules, table.silence_per_week))):
+            raise UsageError(f"{path}: inf and nan are no points. Write a number.")
+        if table.expire_days is not None and not 0 < table.expire_days < math.inf:
+            raise UsageError(f"{path}: expire_days is {table.expire_days:g}; it must be more than 0, or left out.")
         for rule in table.attributes:
             if (rule.equals is None) == (rule.at_least is None):
                 raise UsageError(f"{path}: the rule for {rule.name!r} needs either `equals` or `at_least`.")
+        numbers = {kind_word(rule.name) for rule in table.attributes if rule.at_least is not None}
+        for rule in table.attributes:
+            if rule.equals is not None and kind_word(rule.name) in numbers:
+                raise UsageError(f"{path}: {rule.name!r} cannot be both a word (`equals`) and a number (`at_least`).")
         return table
 
     @classmethod
     def default(cls, kinds: Sequence[Kind]) -> Self:
-        """A sensible table for the kinds of touches that are there, derived from their words."""
-        return cls(points={kind.name: _default_points(kind.name) for kind in kinds})
+        """A sensible table for the kinds of touches that are there, derived from their words.
+
+        Its points expire after 30 days: of the usual variants (never, 30 or 90 days, with and without silence) the
+        strongest on simulated and real journeys, for a peer should be beaten at its best.
+        """
+        return cls(points={kind.name: _default_points(kind.name) for kind in kinds}, expire_days=30)
+
+    def strangers(self, kinds: Sequence[Kind]) -> list[str]:
+        """The names in the table that no kind goes by, perhaps misspelt."""
+        known = {name for kind in kinds for name in (kind.name, kind.action, kind.channel)}
+        return [name for name in self.points if kind_word(name) not in known]
 
     def of(self, kind: Kind) -> float:
         """The points of a touch of a kind."""
@@ -97,10 +118,12 @@ class Rules:
 
     name: ClassVar[str] = "rules"
 
+    column: Ints
+    """(R,) the column that each rule looks at; several may look at the same."""
     weight: Floats
-    """(F,) points for each unit of a column."""
+    """(R,) the points of each rule."""
     at_least: Floats
-    """(F,) the number from which on a column gives its points once; NaN: they are multiplied by its value."""
+    """(R,) the number from which on a column gives its points once; NaN: they are multiplied by its value."""
     silence_per_week: float
     """Points taken away for each whole week since the last touch (column 0), or since creation (column 1)."""
     intercept: float
@@ -116,18 +139,15 @@ class Rules:
         for rule in table.attributes:
             name = kind_word(rule.name)
             words = () if rule.equals is None else (attribute_word(rule.equals),)
-            attributes[name] = (*(attributes.get(name) or ()), *words) or None
-        features = FeatureSet(
-            (DaysSince(), Age(), Count(by=_KIND), Attributes()), Vocabulary({_KIND: kinds}, attributes)
-        )
+            attributes[name] = tuple(dict.fromkeys((*(attributes.get(name) or ()), *words))) or None
+        count = Count(by=_KIND, days=(table.expire_days,))
+        features = FeatureSet((DaysSince(), Age(), count, Attributes()), Vocabulary({_KIND: kinds}, attributes))
         place = {name: i for i, name in enumerate(features.names)}
-        weight, at_least = np.zeros(len(place)), np.full(len(place), np.nan)
-        for name in kinds:
-            weight[place[f"{name}_count"]] = points[name]
-        for rule in table.attributes:
-            weight[place[rule.column]] = rule.points
-            at_least[place[rule.column]] = np.nan if rule.at_least is None else rule.at_least
-        rules = cls(weight, at_least, table.silence_per_week, 0.0, 1.0)
+        ending = "" if table.expire_days is None else f"_{table.expire_days:g}d"
+        column = [place[f"{name}_count{ending}"] for name in kinds] + [place[rule.column] for rule in table.attributes]
+        weight = [points[name] for name in kinds] + [rule.points for rule in table.attributes]
+        at_least = [np.nan] * len(kinds) + [np.nan if r.at_least is None else r.at_least for r in table.attributes]
+        rules = cls(np.array(column, np.int64), np.array(weight), np.array(at_least), table.silence_per_week, 0.0, 1.0)
         return Recipe(features, rules.fit)
 
     def fit(self, matrix: Matrix, bought: Bools) -> Rules:
@@ -137,13 +157,14 @@ class Rules:
 
     def points(self, matrix: Matrix) -> Floats:
         """Returns the (n,) points of (n, F) rows."""
+        if max(1, self.column.max(initial=0)) >= matrix.shape[1]:
+            raise ModelError(f"the rules look at column {self.column.max(initial=1)} of a matrix of {matrix.shape}.")
         since = np.where(np.isnan(matrix[:, 0]), matrix[:, 1], matrix[:, 0]).astype(np.float64)
         points = -self.silence_per_week * np.floor(since / 7)
-        for column in np.flatnonzero(self.weight):
-            values = matrix[:, column].astype(np.float64)
-            if not np.isnan(self.at_least[column]):
-                values = (values >= self.at_least[column]).astype(np.float64)
-            points += self.weight[column] * np.nan_to_num(values)
+        for column, weight, at_least in zip(self.column, self.weight, self.at_least, strict=True):
+            values = matrix[:, column]
+            units = np.nan_to_num(values) if np.isnan(at_least) else values >= at_least
+            points += weight * units.astype(np.float64)
         return points
 
     def predict(self, matrix: Matrix) -> Floats:
@@ -151,7 +172,7 @@ class Rules:
         return sigmoid(self.intercept + self.slope * self.points(matrix))
 
     def to_files(self) -> dict[str, str]:
-        """The table by columns, and its curve, as JSON."""
+        """The table's rules by column, and its curve, as JSON."""
         return {"model.json": to_json(**vars(self))}
 
     @classmethod
@@ -159,11 +180,14 @@ class Rules:
         """Reads what `to_files` wrote."""
         parts = Parts(files)
         silence, intercept, slope = (parts.number(name) for name in ("silence_per_week", "intercept", "slope"))
-        return cls(parts.array("weight"), parts.array("at_least"), silence, intercept, slope)
+        column, weight, at_least = (parts.array(name) for name in ("column", "weight", "at_least"))
+        if not len(column) == len(weight) == len(at_least) or not (column >= 0).all() or (column % 1).any():
+            raise ModelError("model.json: column, weight and at_least do not fit each other.")
+        return cls(column.astype(np.int64), weight, at_least, silence, intercept, slope)
 
 
 def _default_points(name: str) -> float:
     for words, points in DEFAULT_POINTS:
-        if re.search(rf"(^|_)({words})s?(_|$)", name):
+        if re.search(rf"(^|_)({words})(s|ed|(?<=e)d)?(_|$)", name):
             return points
     return _UNKNOWN_POINTS
