@@ -376,6 +376,22 @@ class Dataset:
         times = (self.created_at, merged_at, self.history.known, self.attributes.known, self.outcomes.known)
         return max((int(t.max()) for t in times if len(t)), default=0)
 
+    @property
+    def recorded_until(self) -> int:
+        """The end of the record: just after the last lead was created or outcome became known.
+
+        Touchpoints may be dated later (an appointment next month), but they do not make what happens until then known.
+        """
+        times = (self.created_at, self.outcomes.known)
+        return max((int(t.max()) + 1 for t in times if len(t)), default=0)
+
+    @cached_property
+    def rank(self) -> Ints:
+        """(leads,) the place of each lead in the order of ids, which does not depend on the order of the table."""
+        rank = np.empty(len(self), np.int64)
+        rank[np.argsort(self.ids, kind="stable")] = np.arange(len(self))
+        return rank
+
     def find(self, ids: Iterable[str]) -> Ints:
         """Returns the index of each lead id."""
         import pandas as pd

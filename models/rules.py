@@ -132,8 +132,10 @@ class Rules:
     @classmethod
     def prepare(cls, table: PointsTable | None, known: Dataset) -> Recipe:
         """Declares the columns a table needs, the default's without one; fitting finds the curve alone."""
-        table = table or PointsTable.default(known.history.kinds)
-        points = {kind.name: table.of(kind) for kind in known.history.kinds}
+        seen = [known.history.kinds[code] for code in np.unique(known.history.kind)]
+        table = table or PointsTable.default(seen)
+        points = {kind_word(name): value for name, value in table.points.items()}
+        points |= {kind.name: table.of(kind) for kind in seen}
         kinds = tuple(sorted(name for name, value in points.items() if value))
         attributes: dict[str, tuple[str, ...] | None] = {}
         for rule in table.attributes:

@@ -86,7 +86,7 @@ print(f"{card.model}, version {card.version}, {len(trained.scorer.features.names
 # A score is a function of history, as_of and model: the same numbers come from the list and from the endpoint.
 
 # %%
-cohort = dataset.open_at(dataset.last_known + 1)
+cohort = dataset.open_at(dataset.recorded_until)
 scores = trained.scorer.score(dataset, cohort)
 scored = pd.DataFrame(
     {

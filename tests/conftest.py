@@ -13,7 +13,7 @@ from hypothesis import settings
 
 NEEDS = ("shared-data",)
 
-pytest_plugins = ("pytester",)
+pytest_plugins = ("pytester", "trained")
 
 settings.register_profile("default", deadline=None, max_examples=200)
 settings.register_profile("long", deadline=None, max_examples=10_000)

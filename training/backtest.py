@@ -13,7 +13,7 @@ from features.history import Bools, Cohort, Dataset, Floats, Ints, Matrix
 from features.times import US_PER_DAY, isoformat, to_us
 from models import Candidate
 from training.experiment import Experiment
-from training.labels import bought_within, reporting_delay, snapshots, still_open
+from training.labels import bought_within, buffer, purchases, snapshots, still_open
 from training.metrics import Evaluation, evaluate
 
 Progress = Callable[[str, float], None]
@@ -34,7 +34,7 @@ class Backtest:
     probability: dict[str, Floats]
     """(n,) for each model."""
     learned_from: dict[int, tuple[int, int]]
-    """For each origin, the training rows and the purchases among them."""
+    """For each origin, the training rows and the leads among them that bought."""
 
     @property
     def origins(self) -> list[int]:
@@ -80,12 +80,13 @@ def backtest(
     left out), and if both purchases and other leads could be learned from then. Raises TouchstoneError if none is.
     """
     tell = progress or _silent
-    until = dataset.last_known + 1 if until is None else until
-    origins = choose_origins(dataset, experiment, until)
+    until = dataset.recorded_until if until is None else until
+    past = dataset if dataset.last_known < until else dataset.known_at(until)
+    origins = choose_origins(past, experiment, until)
     parts: list[tuple[Cohort, Bools, dict[str, Floats]]] = []
     learned: dict[int, tuple[int, int]] = {}
     for number, origin in enumerate(origins):
-        known = dataset.known_at(origin)
+        known = past.known_at(origin)
         cohort, bought = snapshots(known, origin, experiment)
         if not 0 < bought.sum() < len(bought):
             continue
@@ -100,26 +101,26 @@ def backtest(
                 matrices[key] = recipe.features.compute(known, cohort), recipe.features.compute(known, asked)
             learn, score = matrices[key]
             probability[candidate.name] = recipe.fit(learn, bought).predict(score)
-        rows = Cohort(np.flatnonzero(dataset.created_at < origin)[asked.lead], asked.as_of)
-        judged = still_open(dataset, rows)
+        rows = Cohort(np.flatnonzero(past.created_at < origin)[asked.lead], asked.as_of)
+        judged = still_open(past, rows)
         parts.append((
-            rows[judged], bought_within(dataset, rows[judged], experiment.horizon),
+            rows[judged], bought_within(past, rows[judged], experiment.horizon),
             {name: p[judged] for name, p in probability.items()},
         ))  # fmt: skip
-        learned[origin] = len(bought), int(bought.sum())
+        learned[origin] = len(bought), purchases(cohort, bought)
     tell("measuring", 1.0)
     if not parts or not any(bought.any() for _, bought, _ in parts):
         raise TouchstoneError(
             f"no origin can be judged: a purchase must lie within {experiment.horizon_days:g} days after an origin, "
             f"and another one in a window that was over before it. The data reach from "
-            f"{isoformat(int(dataset.created_at.min(initial=0)))[:10]} to {isoformat(until)[:10]} and hold "
-            f"{int(dataset.closed[1].sum()):,} purchases. Take a shorter --horizon, or more data."
+            f"{isoformat(int(past.created_at.min(initial=until)))[:10]} to {isoformat(until)[:10]} and hold "
+            f"{int(past.closed[1].sum()):,} purchases. Take a shorter --horizon, or more data."
         )
     names = [candidate.name for candidate in candidates]
     cohort = Cohort.concat(rows for rows, _, _ in parts)
     return Backtest(
         experiment,
-        cohort.lead,
+        np.flatnonzero(dataset.created_at < until)[cohort.lead],
         cohort.as_of,
         np.concatenate([bought for _, bought, _ in parts]),
         {name: np.concatenate([p[name] for _, _, p in parts]) for name in names},
@@ -127,17 +128,16 @@ def backtest(
     )
 
 
-def choose_origins(dataset: Dataset, experiment: Experiment, until: int) -> list[int]:
-    """The origins of an experiment that lie within the data, in order."""
+def choose_origins(known: Dataset, experiment: Experiment, until: int) -> list[int]:
+    """The origins of an experiment, in order, that lie within what is known and are over and reported by `until`."""
     step = round(experiment.origin_days * US_PER_DAY)
-    if experiment.first_origin is not None:
+    last = until - experiment.horizon - buffer(known, experiment)
+    if experiment.first_origin is None:
+        origins = [last - k * step for k in reversed(range(experiment.origins))]
+    else:
         first = to_us(experiment.first_origin)
         origins = [first + k * step for k in range(experiment.origins)]
-        last = until - experiment.horizon
-    else:
-        last = until - experiment.horizon - reporting_delay(dataset.known_at(until))
-        origins = [last - k * step for k in reversed(range(experiment.origins))]
-    start = int(dataset.created_at.min(initial=until))
+    start = int(known.created_at.min(initial=until))
     return [origin for origin in origins if start < origin <= last]
 
 

@@ -41,6 +41,17 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Draws of leads for the intervals."""
     seed: int = 7
 
+    def __post_init__(self) -> None:
+        spans = (self.horizon_days, self.origin_every_days, self.snapshot_every_days)
+        for wrong, says in (
+            (any(d is not None and not 0 < d <= 3650 for d in spans), "spans are more than 0 and up to 3650 days"),
+            (not 0 < self.capacity < 1, "capacity is a share between 0 and 1"),
+            (self.origins < 1 or self.bootstrap < 10, "origins are at least 1, bootstrap draws at least 10"),
+            ((self.reporting_delay_days or 0) < 0, "reporting_delay_days is not negative"),
+        ):
+            if wrong:
+                raise UsageError(f"{says}; got {self}.")
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Reads TOML; raises UsageError naming the field that is wrong."""
@@ -50,7 +61,10 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             known = ", ".join(cls.__struct_fields__)
             raise UsageError(f"{path}: not an experiment: {problem}. It may hold {known}.") from None
         if experiment.first_origin is not None:
-            to_us(experiment.first_origin)
+            try:
+                to_us(experiment.first_origin)
+            except UsageError as problem:
+                raise UsageError(f"{path}: first_origin: {problem}") from None
         return experiment
 
     @property

@@ -38,16 +38,27 @@ def reporting_delay(known: Dataset) -> int:
     return int(np.quantile(delay, _REPORTED, method="higher")) if len(delay) else 0
 
 
+def buffer(known: Dataset, experiment: Experiment) -> int:
+    """Microseconds after the end of a window from which on it counts as reported."""
+    delay = experiment.reporting_delay_days
+    return reporting_delay(known) if delay is None else round(delay * US_PER_DAY)
+
+
 def snapshots(known: Dataset, until: int, experiment: Experiment) -> tuple[Cohort, Bools]:
     """The rows to learn from: every lead open at past instants whose window is over and reported by `until`.
 
     Returns them with whether each bought. The rows of one instant are exactly those that would have been scored then,
     so neither age nor fate decides who is in.
     """
-    delay = experiment.reporting_delay_days
-    buffer = reporting_delay(known) if delay is None else round(delay * US_PER_DAY)
-    last = until - experiment.horizon - buffer
+    last = until - experiment.horizon - buffer(known, experiment)
     start = int(known.created_at.min(initial=last)) + 1
     cohort = Cohort.grid(known, every=experiment.snapshot_days, start=start, stop=last)
     cohort = cohort[still_open(known, cohort)]
+    # Trees draw rows by their place: the order of the leads table must not change the model.
+    cohort = cohort[np.lexsort((known.rank[cohort.lead], cohort.as_of))]
     return cohort, bought_within(known, cohort, experiment.horizon)
+
+
+def purchases(cohort: Cohort, bought: Bools) -> int:
+    """How many leads bought; one lead that buys is a row of several instants."""
+    return len(np.unique(cohort.lead[bought]))

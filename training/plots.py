@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from training.backtest import Backtest
 from training.metrics import caught_at
@@ -36,7 +36,11 @@ def gains(result: Backtest, models: list[str] | None = None) -> Figure:
         axes.plot(shares, caught, color=colour, linewidth=2.2, label=name.replace("_", " "))
     capacity = result.experiment.capacity
     axes.axvline(capacity, color=_INK, linewidth=0.8)
-    axes.text(capacity + 0.01, 0.02, f"capacity {capacity:.0%}", color=_INK, fontsize=9)
+    best = result.best(list(result.probability))
+    says = [f"capacity {capacity:.0%}", f"{best.replace('_', ' ')} {_caught(result, best):.0%}"]
+    if best != "rules" and "rules" in result.probability:
+        says.append(f"rules {_caught(result, 'rules'):.0%}")
+    axes.text(capacity + 0.01, 0.02, "\n".join(says), color=_INK, fontsize=9, linespacing=1.4)
     axes.set_xlabel("share of open leads called, best first")
     axes.set_ylabel("share of purchases caught")
     axes.set_xlim(0, 1)
@@ -48,10 +52,10 @@ def gains(result: Backtest, models: list[str] | None = None) -> Figure:
 
 
 def calibration(result: Backtest, models: list[str] | None = None) -> Figure:
-    """Observed purchases against predicted probability in groups of equal purchases, with 95 % intervals by lead."""
+    """Share that bought by predicted probability, in groups of equal expected purchases; 95 % intervals by lead."""
     figure, axes = _figure(
         "Do the probabilities come true?",
-        "each point holds a tenth of the purchases; on the line, predicted is what happened",
+        "each point holds a tenth of the purchases expected; on the line, predicted is what happened",
     )
     largest, smallest = 0.0, 1.0
     for name, colour in _named(models or list(result.probability)):
@@ -74,19 +78,25 @@ def calibration(result: Backtest, models: list[str] | None = None) -> Figure:
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("share that bought")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        axis.set_minor_formatter(lambda value, _: "")
+        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 0.001 else f"{100 * value:.3g} %")
     axes.legend(frameon=False, loc="upper left")
     return figure
 
 
 def calibration_points(result: Backtest, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (groups,) mean prediction, observed rate and its 95 % interval by lead, groups of equal purchases."""
+    """Returns (groups,) mean prediction, observed rate and its 95 % interval by lead.
+
+    Each group is expected to hold as many purchases as the next, by what the model says and never by what came: groups
+    that end with a purchase would show more purchases than there are, twice as many where each holds two. Rows of
+    equal probability stay together.
+    """
     p, y = result.probability[name], result.bought.astype(np.float64)
-    order = np.argsort(p, kind="stable")
-    behind = np.cumsum(y[order])
-    group = np.empty(len(p), np.int64)
-    group[order] = np.minimum((behind - 0.5).clip(0) * _BINS / max(behind[-1], 1), _BINS - 1).astype(np.int64)
+    values, place, rows_of = np.unique(p, return_inverse=True, return_counts=True)
+    expected = values * rows_of
+    middle = (np.cumsum(expected) - expected / 2) / max(expected.sum(), 1e-300)
+    group = np.minimum(middle * _BINS, _BINS - 1).astype(np.int64)[place]
     _, cluster = np.unique(result.lead, return_inverse=True)
     rng = np.random.default_rng(result.experiment.seed)
     draws = []
@@ -97,6 +107,10 @@ def calibration_points(result: Backtest, name: str) -> tuple[np.ndarray, np.ndar
     size = np.maximum(np.bincount(group, minlength=_BINS), 1)
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     return np.bincount(group, p, _BINS) / size, np.bincount(group, y, _BINS) / size, low, high
+
+
+def _caught(result: Backtest, name: str) -> float:
+    return result.evaluation.estimate(name, "caught").value
 
 
 def save(figure: Figure, path: Path) -> Path:

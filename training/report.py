@@ -55,9 +55,9 @@ def heading(result: Backtest) -> str:
     """What was tested, in one line."""
     first, last = (isoformat(origin)[:10] for origin in (result.origins[0], result.origins[-1]))
     return (
-        f"Backtest over {len(result.origins)} origins from {first} to {last}: {len(result.lead):,} open leads scored, "
-        f"{int(result.bought.sum()):,} purchases within {result.experiment.horizon_days:g} days "
-        f"({result.bought.mean():.2%})"
+        f"Backtest over {len(result.origins)} origins from {first} to {last}: open leads were scored "
+        f"{len(result.lead):,} times, and {int(result.bought.sum()):,} times ({result.bought.mean():.2%}) "
+        f"a purchase came within {result.experiment.horizon_days:g} days"
     )
 
 

@@ -7,17 +7,21 @@ follow the aliases.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version as installed
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from models import Scorer, save_bundle
+from models import Scorer, load_bundle, save_bundle
+from models.bundle import SUMS
 from training import plots, report
 from training.backtest import Backtest
 from training.metrics import MEASURES
@@ -38,47 +42,96 @@ def register(make: Callable[[str], Scorer], result: Backtest, folder: Path) -> t
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
 
-    client = mlflow.MlflowClient()
-    _create(client)
-    mlflow.set_experiment(result.experiment.name)
-    with TemporaryDirectory() as scratch, mlflow.start_run():
-        _log(result, make("0"))
-        while True:
-            expected = str(1 + max((int(v.version) for v in client.search_model_versions(f"name='{NAME}'")), default=0))
-            bundle = save_bundle(make(expected), Path(scratch) / expected)
-            info = mlflow.pyfunc.log_model(
-                name=NAME,
-                python_model=str(_PYFUNC),
-                artifacts={"bundle": str(bundle)},
-                pip_requirements=[f"{name}=={installed(name)}" for name in ("lightgbm", "mlflow", "numba", "numpy")],
-            )
-            version = str(mlflow.register_model(info.model_uri, NAME).version)
-            if version == expected:
-                break
-            # Someone else registered a version in between; a bundle that names another version would mislead.
-            client.delete_model_version(NAME, version)
-        exported = folder / version
-        if exported.exists():
-            # Left by a store that is gone: the version numbers began anew.
-            shutil.rmtree(exported)
-        exported.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(bundle, exported)
-    client.set_registered_model_alias(NAME, "challenger", version)
+    with _quietly():
+        client = mlflow.MlflowClient()
+        if not client.search_registered_models(f"name='{NAME}'"):
+            client.create_registered_model(NAME, description="Probability that a lead buys within the horizon.")
+        mlflow.set_experiment(result.experiment.name)
+        with mlflow.start_run(), TemporaryDirectory() as scratch:
+            _log(result, make("0"))
+            version, bundle = _upload(client, make, Path(scratch))
+            exported = _export(bundle, folder, version)
+        client.set_registered_model_alias(NAME, "challenger", version)
     _link(folder / "challenger", version)
     return version, exported
 
 
 def crown(version: str, exported: Path) -> bool:
-    """Makes a version the champion if there is none yet; says whether it did."""
+    """Makes a version the champion if there is none yet; says whether it did.
+
+    Where the champion was registered from elsewhere, its bundle is fetched.
+    """
     from mlflow import MlflowClient
 
+    folder = exported.parent
     client = MlflowClient()
-    link = exported.parent / "champion"
-    if "champion" in client.get_registered_model(NAME).aliases and link.exists():
-        return False
-    client.set_registered_model_alias(NAME, "champion", version)
-    _link(link, version)
-    return True
+    champion = client.get_registered_model(NAME).aliases.get("champion")
+    if champion is None:
+        client.set_registered_model_alias(NAME, "champion", version)
+        _link(folder / "champion", version)
+    elif not (folder / "champion").exists():
+        _fetch(str(champion), folder)
+        _link(folder / "champion", str(champion))
+    return champion is None
+
+
+def _upload(client: MlflowClient, make: Callable[[str], Scorer], scratch: Path) -> tuple[str, Path]:
+    """Uploads the bundle of the next version and registers it; returns the version and the bundle."""
+    import mlflow
+
+    expected = str(1 + max((int(v.version) for v in client.search_model_versions(f"name='{NAME}'")), default=0))
+    while True:
+        bundle = save_bundle(make(expected), scratch / expected)
+        info = mlflow.pyfunc.log_model(
+            name=NAME,
+            python_model=str(_PYFUNC),
+            artifacts={"bundle": str(bundle)},
+            pip_requirements=[f"{name}=={installed(name)}" for name in ("lightgbm", "mlflow", "numba", "numpy")],
+        )
+        version = str(mlflow.register_model(info.model_uri, NAME).version)
+        if version == expected:
+            return version, bundle
+        # Someone registered a version in between, or the newest was deleted, whose number MLflow gives to none
+        # again. A bundle that names another version would mislead.
+        client.delete_model_version(NAME, version)
+        expected = str(int(version) + 1)
+
+
+def _export(bundle: Path, folder: Path, version: str) -> Path:
+    """Copies a bundle to the folder of models; what a store that is gone left under this number makes room."""
+    exported = folder / version
+    if exported.exists():
+        shutil.rmtree(exported)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(bundle, exported)
+    return exported
+
+
+def _fetch(version: str, folder: Path) -> None:
+    """Exports a registered version that is not here."""
+    from mlflow.artifacts import download_artifacts
+
+    with TemporaryDirectory() as scratch:
+        found = Path(download_artifacts(artifact_uri=f"models:/{NAME}/{version}", dst_path=scratch))
+        bundle = next(path.parent for path in found.rglob(SUMS))
+        load_bundle(bundle)
+        _export(bundle, folder, version)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps MLflow from telling of every table it makes; errors are told."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        # The registry prints to standard error whatever the level.
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _log(result: Backtest, scorer: Scorer) -> None:
@@ -105,11 +158,6 @@ def _log(result: Backtest, scorer: Scorer) -> None:
     mlflow.log_text(scorer.features.to_json(), "features.json")
     for name, figure in (("gains", plots.gains(result)), ("calibration", plots.calibration(result))):
         mlflow.log_figure(figure, f"{name}.png")
-
-
-def _create(client: MlflowClient) -> None:
-    if not client.search_registered_models(f"name='{NAME}'"):
-        client.create_registered_model(NAME, description="Probability that a lead buys within the horizon.")
 
 
 def _link(link: Path, target: str) -> None:

@@ -14,7 +14,7 @@ from models.scorer import percentiles
 from training import tracking
 from training.backtest import Backtest, Progress, backtest
 from training.experiment import Experiment
-from training.labels import snapshots
+from training.labels import purchases, snapshots
 
 TRAINED = Path("models/trained")
 """Where bundles are exported to: a folder a version, and links named champion and challenger."""
@@ -33,7 +33,7 @@ class Trained:
     champion: bool
     """Whether it serves by default from now on: the first model of a project does."""
     learned_from: tuple[int, int]
-    """Rows and purchases of the final fit."""
+    """Rows of the final fit, and the leads among them that bought."""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -51,11 +51,13 @@ def train(
     `until` in microseconds; the end of the data if left out. Raises TouchstoneError if nothing can be learned.
     """
     experiment = experiment or Experiment()
-    until = dataset.last_known + 1 if until is None else until
+    until = dataset.recorded_until if until is None else until
     known = dataset.known_at(until)
     competing = candidates(rules)
     result = backtest(known, experiment, competing, until=until, progress=progress)
     chosen, notes = _choose(result, competing)
+    if rules is not None and (strangers := rules.strangers(known.history.kinds)):
+        notes.append(f"no touch is of a kind that the rules name: {', '.join(strangers)}. Are they misspelt?")
     make, learned_from = fit(known, chosen, experiment, until, result)
     if progress:
         progress("registering", 1.0)
@@ -97,18 +99,18 @@ def fit(
         )
         return Scorer(recipe.features, model, card, tiers)
 
-    return make, (len(bought), int(bought.sum()))
+    return make, (len(bought), purchases(cohort, bought))
 
 
 def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
     """The candidate with the least log loss that is not a mere peer; the rules while purchases are few."""
     notes = []
     among = [candidate for candidate in competing if not candidate.peer]
-    purchases = max(bought for _, bought in result.learned_from.values())
-    if purchases < _FEW:
+    buyers = max(bought for _, bought in result.learned_from.values())
+    if buyers < _FEW:
         among = [candidate for candidate in among if candidate.name == "rules"]
         notes.append(
-            f"too little evidence: {purchases} purchases to learn from (under {_FEW}). The rules are kept; "
+            f"too little evidence: {buyers} purchases to learn from (under {_FEW}). The rules are kept; "
             "their points are turned into probabilities."
         )
     best = result.best([candidate.name for candidate in among])

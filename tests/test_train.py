@@ -1,0 +1,419 @@
+"""From tables to a registered model: as good as the truth allows, honest where evidence is thin, kept in MLflow."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import mlflow
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from oracle import DAY
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+from features import Cohort, Dataset, TouchstoneError, UsageError
+from features.times import isoformat, to_us
+from models import PointsTable, candidates, load_bundle
+from training import Experiment, backtest, train
+from training.labels import snapshots
+from training.metrics import MEASURES, information_captured
+from training.simulate import simulate
+from training.train import _choose, fit
+
+# MLflow uses what SQLAlchemy is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
+
+ROOT = Path(__file__).parents[1]
+HORIZON = 90
+EXPERIMENTS = sorted([*ROOT.glob("experiments/*.toml"), *ROOT.glob("examples/*/experiment.toml")])
+
+
+# Twenty thousand leads whose true probability is known.
+
+LARGE = Experiment(origins=1, snapshot_every_days=28, bootstrap=10)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return simulate(20_000, 540, seed=7)
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    run.write(folder, horizon_days=HORIZON)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return Dataset.read(folder)
+
+
+@pytest.fixture(scope="module")
+def served(dataset, run):
+    """What `train` would register, without registering it."""
+    known = dataset.known_at(run.end)
+    competing = candidates()
+    result = backtest(known, LARGE, competing, until=run.end)
+    chosen, notes = _choose(result, competing)
+    assert notes == []
+    make, _ = fit(known, chosen, LARGE, run.end, result)
+    return chosen, make("1")
+
+
+def truth_of(folder, run, dataset):
+    """The oracle's rows as of the end of the data: lead and true probability."""
+    truth = pd.read_parquet(folder / "truth.parquet")
+    truth = truth[truth["as_of"] == pd.Timestamp(run.end, unit="us", tz="UTC")]
+    return dataset.find(truth["lead_id"]), truth["probability"].to_numpy()
+
+
+def test_the_served_model_knows_most_of_what_can_be_known(served, folder, run, dataset):
+    chosen, scorer = served
+    lead, truth = truth_of(folder, run, dataset)
+    assert len(lead) > 5_000
+    probability = scorer.predict(dataset, Cohort.at(lead, run.end))
+    captured = information_captured(truth, probability)
+    ratio = probability.mean() / truth.mean()
+    assert captured >= 0.85, f"{chosen.name} captures {captured:.3f}"
+    assert 0.95 <= ratio <= 1.05, f"{chosen.name} predicts {ratio:.3f} of what is true"
+
+
+def test_the_rules_know_far_less(served, folder, run, dataset):
+    """Else the figures above would say little of the model."""
+    known = dataset.known_at(run.end)
+    lead, truth = truth_of(folder, run, dataset)
+    cohort, bought = snapshots(known, run.end, LARGE)
+    recipe = candidates()[0].prepare(known)
+    rules = recipe.fit(recipe.features.compute(known, cohort), bought)
+    assert information_captured(truth, rules.predict(recipe.features.compute(dataset, Cohort.at(lead, run.end)))) < 0.6
+
+
+def out_of_fold(candidate, known, cohort, bought):
+    """Probabilities of rows whose lead the model has not seen."""
+    recipe = candidate.prepare(known)
+    matrix = recipe.features.compute(known, cohort)
+    probability = np.empty(len(bought))
+    for rest, fold in GroupKFold(5).split(matrix, groups=cohort.lead):
+        probability[fold] = recipe.fit(matrix[rest], bought[rest]).predict(matrix[fold])
+    return probability
+
+
+def oracle_of(run, dataset, cohort):
+    """The true probability of each row, all of them as of midnights."""
+    days = (cohort.as_of - run.start) // DAY
+    assert (run.start + days * DAY == cohort.as_of).all()
+    truth = run.truth(days, HORIZON)
+    table = np.full((run.days + 1, len(run.created_at)), np.nan)
+    table[truth.day, truth.lead] = truth.probability
+    found = table[days, [int(lead.removeprefix("L-")) for lead in dataset.ids[cohort.lead]]]
+    assert not np.isnan(found).any()
+    return found
+
+
+def test_no_model_ranks_leads_it_has_not_seen_better_than_the_oracle(served, run, dataset):
+    """A cross-validated AUC above that of the truth itself can only be a leak."""
+    known = dataset.known_at(run.end)
+    cohort, bought = snapshots(known, run.end, LARGE)
+    oracle = roc_auc_score(bought, oracle_of(run, known, cohort))
+    auc = roc_auc_score(bought, out_of_fold(served[0], known, cohort, bought))
+    assert oracle - 0.05 < auc <= oracle, f"{served[0].name} {auc:.4f}, oracle {oracle:.4f}"
+
+
+def test_the_alarm_goes_off_at_a_leak(run, folder):
+    """An invoice sent a month before a purchase is one: nothing that a lead does tells so much."""
+    tables = {
+        name: pd.read_csv(folder / f"{name}.csv", dtype="str", keep_default_na=False)
+        for name in ("leads", "touchpoints", "outcomes")
+    }
+    won = tables["outcomes"][tables["outcomes"]["outcome"] == "won"]
+    at = pd.to_datetime(won["occurred_at"]) - pd.Timedelta(days=30)
+    invoices = pd.DataFrame({"lead_id": won["lead_id"], "occurred_at": at.map(pd.Timestamp.isoformat),
+                             "channel": "invoice", "action": "viewed"})  # fmt: skip
+    # Fewer leads will do: the leak shouts.
+    few = {name: frame[frame["lead_id"].isin(tables["leads"]["lead_id"][::4])] for name, frame in tables.items()}
+    few["touchpoints"] = pd.concat([few["touchpoints"], invoices[invoices["lead_id"].isin(few["leads"]["lead_id"])]])
+    known = Dataset.from_frames(**{name: frame.fillna("") for name, frame in few.items()}).known_at(run.end)
+    cohort, bought = snapshots(known, run.end, LARGE)
+    oracle = roc_auc_score(bought, oracle_of(run, known, cohort))
+    auc = roc_auc_score(bought, out_of_fold(candidates()[3], known, cohort, bought))
+    assert auc > oracle + 0.02, f"{auc:.4f}, oracle {oracle:.4f}"
+
+
+# A model in MLflow.
+
+SMALL = Experiment(name="small", horizon_days=60, origins=2, origin_every_days=30, snapshot_every_days=30, bootstrap=20)
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store that MLflow has set up: doing so takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path, empty_store, monkeypatch):
+    """A folder of its own, with an empty store in it, to be the current one."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    yield tmp_path
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    simulate(3_000, 400, seed=3).write(folder, horizon_days=60)
+    return Dataset.read(folder)
+
+
+def test_a_run_holds_the_evidence_and_the_registry_the_model(store, small):
+    told = []
+    trained = train(small, SMALL, folder=store / "trained", progress=lambda what, share: told.append(what))
+    client = mlflow.MlflowClient()
+    until = isoformat(small.last_known + 1)
+
+    # The run.
+    (run,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    assert run.info.status == "FINISHED"
+    digest = small.known_at(until).digest
+    assert run.data.tags["dataset.digest"] == digest
+    assert run.data.tags["features"] == trained.scorer.features.fingerprint
+    assert run.inputs.dataset_inputs[0].dataset.digest == digest[:32]
+    assert run.data.params == {
+        **{name: str(value) for name, value in msgspec.structs.asdict(SMALL).items()},
+        "model": trained.scorer.card.model, "known_until": until,
+    }  # fmt: skip
+    for model in ("rules", "naive_bayes", "logistic", "lightgbm"):
+        for measure in MEASURES:
+            estimate = trained.backtest.evaluation.estimate(model, measure.name)
+            name = f"{model}.{measure.name}"
+            assert [run.data.metrics[name + end] for end in ("", ".low", ".high")] == list(estimate)
+    assert {"gains.png", "calibration.png", "backtest.json", "backtest.md", "features.json"} <= {
+        artifact.path for artifact in client.list_artifacts(run.info.run_id)
+    }
+    fetched = Path(client.download_artifacts(run.info.run_id, "backtest.json"))
+    assert json.loads(fetched.read_text())["rows"] == len(trained.backtest.lead)
+    assert "| rules |" in Path(client.download_artifacts(run.info.run_id, "backtest.md")).read_text()
+    assert told[-1] == "registering"
+    cohort, bought = snapshots(small, to_us(until), SMALL)
+    assert trained.learned_from == (len(bought), len(set(cohort.lead[bought].tolist())))
+
+    # The registry, the export, and that they are the same model.
+    assert aliases() == {"champion": "1", "challenger": "1"}
+    assert trained.champion
+    assert trained.folder == store / "trained" / "1"
+    assert [(store / "trained" / link).resolve() for link in ("champion", "challenger")] == [trained.folder] * 2
+    exported = load_bundle(store / "trained" / "champion")
+    assert exported.card.version == trained.scorer.card.version == "1"
+    assert exported.card.dataset == digest
+    assert exported.card.backtest["log_loss"] == list(
+        trained.backtest.evaluation.estimate(exported.card.model, "log_loss")
+    )
+    cohort = small.open_at(until)
+    assert (exported.predict(small, cohort) == trained.scorer.predict(small, cohort)).all()
+    registered = mlflow.pyfunc.load_model("models:/touchstone@champion")
+    listed = registered.predict(frame_of(small, cohort[:40], until))
+    assert listed["probability"].tolist() == exported.predict(small, cohort[:40]).tolist()
+    assert set(listed["model_version"]) == {"1"}
+
+    # A second model challenges the first.
+    again = train(small, SMALL, folder=store / "trained")
+    assert not again.champion
+    assert again.scorer.card.version == load_bundle(store / "trained" / "challenger").card.version == "2"
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    assert (store / "trained" / "champion").resolve().name == "1"
+    assert (store / "trained" / "challenger").resolve().name == "2"
+    assert (load_bundle(again.folder).predict(small, cohort) == exported.predict(small, cohort)).all()
+
+    # The newest version is deleted. MLflow does not give its number again.
+    client.delete_registered_model_alias("touchstone", "challenger")
+    client.delete_model_version("touchstone", "2")
+    third = train(small, SMALL, folder=store / "trained")
+    assert third.scorer.card.version == load_bundle(third.folder).card.version
+    assert aliases() == {"champion": "1", "challenger": third.scorer.card.version}
+    versions = {str(version.version) for version in client.search_model_versions("name='touchstone'")}
+    assert versions == {"1", third.scorer.card.version}
+
+
+def aliases():
+    return {alias: str(v) for alias, v in mlflow.MlflowClient().get_registered_model("touchstone").aliases.items()}
+
+
+def frame_of(dataset, cohort, until):
+    """Leads as a data frame of dicts, as the registered model takes them."""
+    history, attributes = dataset.history, dataset.attributes
+    rows = []
+    for lead in cohort.lead:
+        touches = [
+            {
+                "occurred_at": isoformat(history.at[i]), "recorded_at": isoformat(history.known[i]),
+                "channel": history.kinds[history.kind[i]].channel, "action": history.kinds[history.kind[i]].action,
+                "value": None if math.isnan(history.value[i]) else float(history.value[i]),
+            }
+            for i in range(history.offsets[lead], history.offsets[lead + 1])
+        ]  # fmt: skip
+
+        def plain(column, value):
+            words = attributes.words[column]
+            return None if math.isnan(value) else float(value) if words is None else words[int(value)]
+
+        facts = [
+            {
+                "occurred_at": isoformat(attributes.at[i]), "name": attributes.names[attributes.column[i]],
+                "value": plain(attributes.column[i], attributes.value[i]),
+            }
+            for i in range(attributes.offsets[lead], attributes.offsets[lead + 1])
+        ]  # fmt: skip
+        rows.append({
+            "lead_id": dataset.ids[lead], "as_of": until, "created_at": isoformat(dataset.created_at[lead]),
+            "attributes": {
+                name: plain(column, attributes.cells[lead, column]) for column, name in enumerate(attributes.names)
+            },
+            "attribute_facts": facts, "touchpoints": touches,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+QUICK = msgspec.structs.replace(SMALL, origins=1, snapshot_every_days=60, bootstrap=10)
+
+
+def test_exports_of_a_store_that_is_gone_make_room(store, small):
+    """The numbers begin anew, and so do the champion's."""
+    for version in ("1", "2"):
+        (store / "trained" / version).mkdir(parents=True)
+        (store / "trained" / version / "card.json").write_text("{}")
+    (store / "trained" / "champion").symlink_to("2")
+    trained = train(small, QUICK, folder=store / "trained")
+    assert trained.champion
+    assert (store / "trained" / "champion").resolve() == trained.folder.resolve()
+    assert load_bundle(store / "trained" / "champion").card.version == "1"
+
+
+def test_a_champion_that_was_registered_elsewhere_stays_champion(store, small):
+    first = train(small, QUICK, folder=store / "trained")
+    second = train(small, QUICK, folder=store / "other machine")
+    assert not second.champion
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    fetched = load_bundle(store / "other machine" / "champion")
+    assert fetched.card == first.scorer.card
+    cohort = small.open_at(small.recorded_until)
+    assert (fetched.predict(small, cohort) == first.scorer.predict(small, cohort)).all()
+
+
+def test_kinds_that_the_rules_name_and_nobody_knows_are_told(store, small):
+    rules = PointsTable(points={"email_click": 5.0, "emial_open": 3.0})
+    told = train(small, QUICK, rules=rules, folder=store / "trained").notes
+    assert any("emial_open" in note and "email_click" not in note for note in told)
+
+
+def with_purchases(dataset, count):
+    """Keeps some purchases of a dataset, spread over time, and all that was lost."""
+    outcomes = dataset.outcomes
+    won = np.flatnonzero(outcomes.won)
+    won = won[np.argsort(outcomes.at[won], kind="stable")]
+    kept = np.setdiff1d(won, won[np.linspace(0, len(won) - 1, count).astype(int)] if count else [])
+    rows = np.setdiff1d(np.arange(len(outcomes.lead)), kept)
+    columns = {name: getattr(outcomes, name)[rows] for name in ("lead", "at", "known", "won", "amount")}
+    return Dataset(
+        dataset.ids, dataset.created_at, dataset.merged_at, dataset.history, dataset.attributes,
+        type(outcomes)(**columns),
+    )  # fmt: skip
+
+
+def test_few_purchases_leave_the_rules_in_charge(store, small):
+    """Twenty-eight leads bought, fewer than twenty of them soon enough to learn from at the origin: leads, not rows."""
+    experiment = msgspec.structs.replace(QUICK, snapshot_every_days=15)
+    few = with_purchases(small, 28)
+    trained = train(few, experiment, folder=store / "trained")
+    ((origin, (rows, buyers)),) = trained.backtest.learned_from.items()
+    _, bought = snapshots(few.known_at(origin), origin, experiment)
+    assert 0 < buyers < 20 < bought.sum() < rows == len(bought)
+    assert trained.scorer.card.model == "rules"
+    (note,) = trained.notes
+    assert note.startswith(f"too little evidence: {buyers} purchases to learn from (under 20). The rules are kept")
+    assert 0 < load_bundle(trained.folder).predict(few, few.open_at(few.last_known)).mean() < 0.05
+
+
+def test_without_purchases_there_is_nothing_to_learn(tmp_path, small):
+    with pytest.raises(TouchstoneError, match=r"no origin can be judged.* hold 0 purchases\. Take a shorter --horizon"):
+        train(with_purchases(small, 0), QUICK, folder=tmp_path / "trained")
+    assert not (tmp_path / "trained").exists()
+
+
+def test_a_horizon_longer_than_the_data_is_said(tmp_path, small):
+    with pytest.raises(TouchstoneError, match="within 800 days after an origin"):
+        train(small, msgspec.structs.replace(QUICK, horizon_days=800), folder=tmp_path / "trained")
+
+
+# Real journeys.
+
+
+@pytest.mark.parametrize("name", ["ds365", "bpi2012"])
+def test_on_real_journeys_the_trees_beat_rules_and_naive_bayes(name, shared_data, monkeypatch):
+    """All origins of the example: with fewer, the purchases of ds365 do not suffice to tell."""
+    monkeypatch.setenv("TOUCHSTONE_SHARED_DATA", str(shared_data))
+    dataset = Dataset.read(ROOT / "examples" / name / "dataset.toml")
+    experiment = Experiment.read(ROOT / "examples" / name / "experiment.toml")
+    # Half as many instants to learn from say nearly as much in half the time.
+    experiment = msgspec.structs.replace(experiment, snapshot_every_days=experiment.horizon_days / 2)
+    competing = [candidate for candidate in candidates() if candidate.name != "logistic"]
+    result = backtest(dataset, experiment, competing)
+    assert len(result.origins) == experiment.origins
+    for peer in ("rules", "naive_bayes"):
+        loss = result.evaluation.difference("lightgbm", peer, "log_loss")
+        caught = result.evaluation.difference("lightgbm", peer, "caught")
+        assert loss.high < 0, f"against {peer}: log loss {loss}"
+        assert caught.low > 0, f"against {peer}: caught {caught}"
+
+
+# Experiments.
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_experiment_in_the_repository_reads(path):
+    assert len(EXPERIMENTS) >= 3
+    assert Experiment.read(path).horizon > 0
+
+
+def test_steps_follow_from_the_horizon_unless_they_are_given():
+    assert (Experiment(horizon_days=60).origin_days, Experiment(horizon_days=60).snapshot_days) == (20, 15)
+    given = Experiment(horizon_days=60, origin_every_days=7, snapshot_every_days=3)
+    assert (given.origin_days, given.snapshot_days, given.horizon) == (7, 3, 60 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("horizon = 90", "unknown field `horizon`"),
+        ('horizon_days = "90"', "`$.horizon_days`"),
+        ("horizon_days = -1", "`$.horizon_days`"),
+        ("horizon_days = nan", "`$.horizon_days`"),
+        ("origins = 2.5", "`$.origins`"),
+        ("capacity = 1.0", "`$.capacity`"),
+        ("bootstrap = 0", "`$.bootstrap`"),
+        ("reporting_delay_days = -1", "`$.reporting_delay_days`"),
+        ('first_origin = "14/06/2022"', "first_origin: '14/06/2022' is not a time"),
+        ("first_origin = 2022-06-14", "`$.first_origin`"),
+        ("origins = ", "Invalid value"),
+    ],
+)
+def test_what_is_wrong_with_an_experiment_is_named(text, said, tmp_path):
+    path = tmp_path / "experiment.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        Experiment.read(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
+
+
+def test_an_experiment_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.toml: not an experiment: .*No such file"):
+        Experiment.read(tmp_path / "nowhere.toml")
