@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from features import Dataset
     from training import Trained
 
 app = typer.Typer(
     help="Qualifies leads: a calibrated probability of purchase from touchpoints, proved against the point rules.",
+    epilog="Example: touchstone demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,12 +59,15 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Write simulated journeys as tables, with the true probability of each lead beside them."""
+    from features.errors import UsageError
     from features.times import days as span
     from training.simulate import simulate as run
 
+    if not (horizon_days := span(horizon)).is_integer():
+        raise UsageError(f"--horizon {horizon}: the simulation counts in days. Give whole ones, e.g. 90d.")
     begun = time.perf_counter()
     simulation = run(leads, days, seed=seed)
-    simulation.write(folder, horizon_days=round(span(horizon)))
+    simulation.write(folder, horizon_days=int(horizon_days))
     _say(as_json, {"folder": str(folder), "leads": leads, "days": days, "seconds": time.perf_counter() - begun},
          f"{leads:,} leads over {days} days in {folder} ({time.perf_counter() - begun:.1f} s)")  # fmt: skip
 
@@ -135,8 +141,9 @@ def score(
     """Score every open lead of a list."""
     from features.times import US_PER_DAY, isoformat, to_us
     from models import load_bundle
-    from serving.batch import score_list
+    from serving.batch import check_ending, score_list
 
+    check_ending(output)
     scorer = load_bundle(model)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     instant = time.time_ns() // 1_000 if as_of is None else to_us(as_of)
@@ -182,10 +189,17 @@ def serve(
         ) from None
     scorer = load_bundle(settings.model)
     card = scorer.card
-    _warn(f"serving {card.name} {card.version} ({card.model}, {card.horizon_days:g} days) from {settings.model}", "")
-    uvicorn.run(
-        create_app(scorer, settings), host=settings.host, port=settings.port, access_log=False, log_level="warning",
+    config = uvicorn.Config(
+        create_app(scorer, settings), access_log=False, log_level="warning", server_header=False,
+        timeout_graceful_shutdown=10,
     )  # fmt: skip
+    with _listen(settings.host, settings.port) as listener:
+        host, port = listener.getsockname()[:2]
+        _warn(
+            f"serving {card.name} {card.version} ({card.model}, {card.horizon_days:g} days) from {settings.model} at "
+            f"http://{f'[{host}]' if ':' in host else host}:{port}", "",
+        )  # fmt: skip
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 @app.command(epilog="Example: touchstone demo")
@@ -196,25 +210,30 @@ def demo(
     """Show the whole way: simulate, train, compare with the rules, score a list, draw the pictures."""
     import shutil
 
+    from features.errors import UsageError
     from features.times import isoformat
     from training.simulate import simulate as run
 
     begun = time.perf_counter()
+    mark = folder / ".touchstone-demo"
     if folder.exists():
+        if any(folder.iterdir()) and not mark.exists():
+            raise UsageError(f"{folder} holds something else than a demonstration, which would be lost. Name another.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    mark.touch()
     # Runs, models and pictures all stay in the folder of the demonstration.
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = "sqlite:///mlflow.db"
-    _print(f"[bold]1. {leads:,} simulated leads over 540 days[/bold]")
+    _print(f"1. {leads:,} simulated leads over 540 days", style="bold")
     run(leads, 540, seed=7).write("leads")
     dataset = _read(Path("leads"), None, None, None, "stop", False)
-    _print("\n[bold]2. Learn from them, and compare with the point rules on their own past[/bold]")
+    _print("\n2. Learn from them, and compare with the point rules on their own past", style="bold")
     trained = _train(dataset, "90d", None, None, None, False)
     _tell_trained(trained, False)
     _save_plots(trained.backtest, Path("plots"))
-    _print("\n[bold]3. Score the list[/bold]")
-    score(Path("leads"), Path("scored.csv"), as_of=isoformat(dataset.last_known + 1), model=trained.folder)
+    _print("\n3. Score the list", style="bold")
+    score(Path("leads"), Path("scored.csv"), as_of=isoformat(dataset.recorded_until), model=trained.folder)
     _best_leads(Path("scored.csv"))
     _print(
         f"\nDone in {time.perf_counter() - begun:.0f} s. In {folder}: scored.csv, plots/gains.png, "
@@ -226,9 +245,14 @@ def demo(
 def main() -> None:
     """Runs the command line; errors that are meant for the user become one message and an exit code."""
     try:
-        app()
+        app(prog_name="touchstone")
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _warn(f"{error.filename}: {error.strerror}.", "error: ")
+        sys.exit(1)
     except Exception as error:
         from features.errors import TouchstoneError
 
@@ -236,6 +260,21 @@ def main() -> None:
             raise
         _warn(str(error), "error: ")
         sys.exit(error.exit_code)
+
+
+def _listen(host: str, port: int) -> socket:
+    """Takes the port before anything is told of it, so that 0 becomes a number."""
+    from socket import AF_INET, AF_INET6, create_server
+
+    from features.errors import TouchstoneError
+
+    try:
+        return create_server((host, port), family=AF_INET6 if ":" in host else AF_INET)
+    except OSError as problem:
+        raise TouchstoneError(
+            f"cannot listen on {host}, port {port}: {problem.strerror or problem}. "
+            "Stop what listens there, or choose another --port or --host."
+        ) from None
 
 
 def _read(
@@ -361,13 +400,14 @@ def _json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
-def _print(*parts: Any) -> None:
+def _print(*parts: Any, style: str | None = None) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, highlight=False)
+    # Headings and paths of others go through here: brackets and colons in them mean themselves.
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     for part in parts:
-        console.print(part)
+        console.print(part, style=style, soft_wrap=isinstance(part, str))
 
 
 def _warn(text: str, kind: str = "warning: ") -> None:

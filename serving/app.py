@@ -6,6 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from features.errors import TouchstoneError
 from models.scorer import Scorer
@@ -23,19 +25,20 @@ def create_app(scorer: Scorer, settings: Settings | None = None) -> FastAPI:
     Its routes take the raw body into msgspec types: FastAPI's own validation costs more than the whole score.
     """
     settings = settings or Settings()
+    all_operations = [*scores.operations(scorer, settings), *model.operations(scorer), *operations.operations()]
     app = FastAPI(
         title="Touchstone",
         version="1",
         description=DESCRIPTION,
+        redirect_slashes=False,
+        routes=[Route(each.path, each.answer, methods=[each.method], name=each.name) for each in all_operations],
         exception_handlers={
             TouchstoneError: errors.on_domain_error,
             HTTPException: errors.on_http_error,
+            ClientDisconnect: errors.on_disconnect,
             Exception: errors.on_crash,
         },
     )
-    all_operations = [*scores.operations(scorer, settings), *model.operations(scorer), *operations.operations()]
-    for operation in all_operations:
-        app.add_route(operation.path, operation.answer, methods=[operation.method], name=operation.name)
     document = openapi(all_operations, title=app.title, version=app.version, description=DESCRIPTION)
 
     def describe() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from features.errors import UsageError
+from features.errors import TouchstoneError, UsageError
 from features.history import Dataset
 from features.times import isoformat
 from models.scorer import Scorer, scored_list
@@ -55,10 +56,7 @@ def score_list(scorer: Scorer, dataset: Dataset, as_of: int, output: Path) -> Li
 
     The file appears whole or not at all.
     """
-    if output.suffix not in (".csv", ".parquet"):
-        raise UsageError(
-            f"{output}: a scored list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}."
-        )
+    check_ending(output)
     cohort = dataset.open_at(as_of)
     scores = scorer.score(dataset, cohort, threads=os.cpu_count() or 1)
     table = pa.table(scored_list(scorer, dataset, cohort, scores), schema=SCHEMA)
@@ -75,18 +73,30 @@ def score_list(scorer: Scorer, dataset: Dataset, as_of: int, output: Path) -> Li
     )
 
 
+def check_ending(output: Path) -> None:
+    """Raises UsageError if a scored list cannot be written under such a name."""
+    if output.suffix not in (".csv", ".parquet"):
+        raise UsageError(
+            f"{output}: a scored list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}."
+        )
+
+
 def _write(table: pa.Table, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
     scratch = output.with_name(f".{output.name}.{os.getpid()}")
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         if output.suffix == ".parquet":
             pa.parquet.write_table(table, scratch)
         else:
             pa.csv.write_csv(_for_csv(table), scratch)
         scratch.replace(output)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    except OSError as problem:
+        raise TouchstoneError(
+            f"{output} cannot be written: {problem.strerror or problem}. Choose another place for it."
+        ) from None
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
 
 
 def _for_csv(table: pa.Table) -> pa.Table:
@@ -99,6 +109,6 @@ def _for_csv(table: pa.Table) -> pa.Table:
             texts = pa.array([isoformat(us) for us in distinct.cast(pa.int64()).to_pylist()], pa.string())
             column = texts.take(pc.index_in(column, value_set=distinct))
         elif pa.types.is_string(column.type):
-            column = pc.replace_substring_regex(column, r"^([=+\-@\t\r])", r"'\1")
+            column = pc.replace_substring_regex(column, r"^([=+\-@\t\r\n])", r"'\1")
         columns[name] = column
     return pa.table(columns)

@@ -2,88 +2,83 @@
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from features.errors import TouchstoneError, UsageError
+from features.errors import TouchstoneError
 from serving.schemas import Problem
 
-_PATH = re.compile(r"^(.*?)(?: - at `(?:key in )?\$(.*?)`)?$", re.DOTALL)
-_NAMED = re.compile(r"(?:required|unknown) field `([^`]*)`")
+
+class RequestError(TouchstoneError):
+    """A request that cannot be answered."""
+
+    status: ClassVar[int] = 422
+    field: str | None = None
 
 
-class FieldError(UsageError):
-    """A field of a request that cannot be, though it is well formed."""
+class FieldError(RequestError):
+    """A field that cannot be, though the body is JSON."""
 
     def __init__(self, field: str, detail: str) -> None:
-        super().__init__(detail)
-        self.field = field
+        super().__init__(f"{field or 'the body'}: {detail}")
+        self.field = field or None
 
 
-class TooLarge(TouchstoneError):
+class Malformed(RequestError):
+    """A body that is not JSON."""
+
+    status = 400
+
+
+class TooLarge(RequestError):
     """A body beyond what is taken."""
 
+    status = 413
 
-class WrongMedia(TouchstoneError):
+
+class WrongMedia(RequestError):
     """A body that is not JSON by its own account."""
+
+    status = 415
 
 
 def problem_response(status: int, detail: str, field: str | None = None, headers: Any = None) -> Response:
     """Builds the answer to a request that failed."""
-    problem = Problem(HTTPStatus(status).phrase, status, detail, field)
+    problem = Problem(
+        HTTPStatus(status).phrase, status, detail[:1].upper() + detail[1:] if not field else detail, field
+    )
     return Response(
         msgspec.json.encode(problem), status_code=status, headers=headers, media_type="application/problem+json"
     )
 
 
 async def on_domain_error(request: Request, error: Exception) -> Response:
-    """Answers what the domain refused."""
-    status = 413 if isinstance(error, TooLarge) else 415 if isinstance(error, WrongMedia) else 422
-    return problem_response(status, str(error), getattr(error, "field", None))
+    """Answers what was refused."""
+    if isinstance(error, RequestError):
+        return problem_response(error.status, str(error), error.field)
+    return problem_response(422, str(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answers a wrong path or method."""
     assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow")
+    mend = f"Use {' or '.join(sorted(allowed.split(', ')))}." if allowed else "/docs lists what there is."
     return problem_response(
-        error.status_code, f"{request.method} {request.url.path}: {error.detail}.", None, error.headers
+        error.status_code, f"{request.method} {request.url.path}: {error.detail}. {mend}", None, error.headers
     )
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """Ends a request whose caller went away; nobody reads this."""
+    return problem_response(400, "the body ended before it was whole.")
 
 
 async def on_crash(request: Request, error: Exception) -> Response:
     """Answers what nobody foresaw, without telling what is inside."""
-    return problem_response(500, "The service failed on this request. Its log says why.")
-
-
-def refusal(error: Exception, body: bytes) -> Response:
-    """Answers a body that msgspec did not take, naming the field, what was received and what is expected."""
-    if isinstance(error, RecursionError):
-        return problem_response(400, "The body is not JSON that can be read: it is nested too deeply.")
-    if not isinstance(error, msgspec.ValidationError):
-        return problem_response(400, f"The body is not valid JSON: {error}.")
-    match = _PATH.match(str(error))
-    assert match is not None
-    says, path = match[1], match[2] or ""
-    field = path.removeprefix(".")
-    named = _NAMED.search(says)
-    if named:
-        return problem_response(422, f"{says}.", f"{field}.{named[1]}".removeprefix("."))
-    return problem_response(422, f"{field or 'the body'}: {says}; got {_received(body, path)}.", field or None)
-
-
-def _received(body: bytes, path: str) -> str:
-    """The value at a path of the body, shortened."""
-    value = msgspec.json.decode(body)
-    for step in re.findall(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]", path):
-        try:
-            value = value[int(step[1])] if step[1] else value[step[0]]
-        except (KeyError, IndexError, TypeError, ValueError):
-            break
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return problem_response(500, "the service failed on this request. Its log says why.")

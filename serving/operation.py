@@ -10,7 +10,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.errors import TooLarge, WrongMedia
 from serving.schemas import Problem
 
 
@@ -34,26 +33,6 @@ class Operation:
 def json_response(value: msgspec.Struct) -> Response:
     """Answers with JSON."""
     return Response(msgspec.json.encode(value), media_type="application/json")
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Reads a JSON body of at most `limit` bytes."""
-    media = request.headers.get("content-type", "json")
-    if "json" not in media:
-        raise WrongMedia(f"content-type {media!r} is not JSON. Send application/json.")
-    declared = request.headers.get("content-length", "0")
-    chunks: list[bytes] = []
-    size = int(declared) if declared.isdecimal() else 0
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                break
-            chunks.append(chunk)
-    if size > limit:
-        raise TooLarge(f"the body is larger than {limit:,} bytes. Send fewer leads or touchpoints at a time.")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def openapi(operations: Sequence[Operation], *, title: str, version: str, description: str) -> dict[str, Any]:

@@ -31,16 +31,20 @@ Tier = Literal["cold", "warm", "hot"]
 class ScoreRequest(LeadRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A lead to score, with all that is known of it."""
 
-    as_of: Instant | None = None
-    """As of when; only what was known before counts. Left out: now, and the answer says when that was."""
+    as_of: Annotated[
+        Instant | None,
+        msgspec.Meta(
+            description="As of when: only what was known before counts, and the lead must have been created before. "
+            "Left out: the server's clock, and the answer says what that was."
+        ),
+    ] = None
 
 
 class BulkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Leads to score together."""
 
     leads: tuple[ScoreRequest, ...]
-    as_of: Instant | None = None
-    """For the leads that give none of their own."""
+    as_of: Annotated[Instant | None, msgspec.Meta(description="For the leads that give none of their own.")] = None
 
 
 class Reason(msgspec.Struct, frozen=True):

@@ -23,3 +23,22 @@ class Settings(BaseSettings):
     max_body: int = Field(default=1_000_000, ge=1_000, description="The largest body of one lead, in bytes.")
     max_bulk_body: int = Field(default=32_000_000, ge=1_000, description="The largest body of many leads, in bytes.")
     max_bulk_leads: int = Field(default=1_000, ge=1, description="The most leads in one bulk request.")
+
+
+def markdown() -> str:
+    """Writes docs/settings.md."""
+    rows = [
+        f"| `TOUCHSTONE_{name.upper()}` | `{field.default}` | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join([
+        "# Settings of the service",
+        "",
+        "`touchstone serve` reads these environment variables. Its options `--model`, `--host` and `--port` go before",
+        "them. This page is written by `serving.settings.markdown()`.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ])  # fmt: skip

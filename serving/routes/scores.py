@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
-import msgspec
 import numpy as np
 from anyio.to_thread import run_sync
 from starlette.requests import Request
@@ -13,11 +12,12 @@ from starlette.responses import Response
 
 from features.history import Cohort
 from features.records import dataset_of
-from features.times import datetime_us, to_datetime
+from features.times import datetime_us
 from models.scorer import Scorer
 from models.tiers import TIERS
-from serving.errors import FieldError, refusal
-from serving.operation import Operation, json_response, read_body
+from serving.body import Reader, read_body
+from serving.errors import FieldError
+from serving.operation import Operation, json_response
 from serving.schemas import BulkRequest, BulkResponse, ModelReference, ScoreRequest, ScoreResponse
 from serving.settings import Settings
 
@@ -31,6 +31,8 @@ _EXAMPLE = {
         {"occurred_at": "2026-10-30T10:00:00Z", "channel": "email", "action": "click", "value": None},
     ],
 }
+_SMALL = 65_536
+"""Bytes of a body up to which scoring takes but a moment."""
 _PROBLEMS = {
     400: "The body is not JSON.",
     413: "The body is too large.",
@@ -41,28 +43,24 @@ _PROBLEMS = {
 
 def operations(scorer: Scorer, settings: Settings) -> list[Operation]:
     """The operations on a scorer."""
-    one = msgspec.json.Decoder(ScoreRequest)
-    many = msgspec.json.Decoder(BulkRequest)
+    one, many = Reader(ScoreRequest), Reader(BulkRequest)
+
+    def score_one(body: bytes) -> Response:
+        return json_response(answer(scorer, [one.read(body)])[0])
+
+    def score_many(body: bytes) -> Response:
+        asked = many.read(body)
+        if len(asked.leads) > settings.max_bulk_leads:
+            raise FieldError(
+                "leads", f"got {len(asked.leads):,} leads. Send at most {settings.max_bulk_leads:,} at once."
+            )
+        return json_response(BulkResponse(answer(scorer, asked.leads, asked.as_of, "leads[{}].")))
 
     async def score(request: Request) -> Response:
-        body = await read_body(request, settings.max_body)
-        try:
-            lead = one.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            return refusal(error, body)
-        return json_response(answer(scorer, [lead], _instants([lead], None, ""))[0])
+        return await _work(score_one, await read_body(request, settings.max_body))
 
     async def bulk(request: Request) -> Response:
-        body = await read_body(request, settings.max_bulk_body)
-        try:
-            asked = many.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            return refusal(error, body)
-        if len(asked.leads) > settings.max_bulk_leads:
-            raise FieldError("leads", f"{len(asked.leads):,} leads at once; send at most {settings.max_bulk_leads:,}.")
-        common = None if asked.as_of is None else datetime_us(asked.as_of)
-        as_of = _instants(asked.leads, common, "leads[{}].")
-        return json_response(BulkResponse(await run_sync(answer, scorer, asked.leads, as_of)))
+        return await _work(score_many, await read_body(request, settings.max_bulk_body))
 
     return [
         Operation(
@@ -76,40 +74,65 @@ def operations(scorer: Scorer, settings: Settings) -> list[Operation]:
     ]  # fmt: skip
 
 
-def answer(scorer: Scorer, leads: Sequence[ScoreRequest], as_of: Sequence[int]) -> list[ScoreResponse]:
-    """Scores leads, each as of its own instant in microseconds."""
+async def _work(answer: Callable[[bytes], Response], body: bytes) -> Response:
+    """Answers a small body at once, which is faster than handing it over, and a large one without holding up others."""
+    return answer(body) if len(body) <= _SMALL else await run_sync(answer, body)
+
+
+def answer(
+    scorer: Scorer, leads: Sequence[ScoreRequest], common: datetime | None = None, where: str = ""
+) -> list[ScoreResponse]:
+    """Scores leads, each as of its own instant, else the common one, else now.
+
+    A lead must have been created before that instant, as in a list, where one created later is not scored. Raises
+    FieldError with the path of the field; `where` is the path of a lead by its number.
+    """
+    now = datetime.now(UTC)
+    instants = []
+    for number, lead in enumerate(leads):
+        if lead.created_at is None and not lead.touchpoints:
+            raise FieldError(
+                f"{where.format(number)}created_at",
+                f"lead {lead.lead_id!r} has neither created_at nor touchpoints. Give when it was created.",
+            )
+        try:
+            instants.append((lead.as_of or common or now).astimezone(UTC))
+        except OverflowError:
+            raise FieldError(
+                f"{where.format(number)}as_of" if lead.as_of else "as_of",
+                f"{(lead.as_of or common or now).isoformat()} is beyond the years 1 to 9999 in UTC. Send one of them.",
+            ) from None
     dataset = dataset_of(leads)
-    scores = scorer.score(dataset, Cohort(np.arange(len(leads)), np.array(as_of, np.int64)))
+    cohort = Cohort(np.arange(len(leads)), np.array([datetime_us(at) for at in instants], np.int64))
+    for number in np.flatnonzero(dataset.created_at >= cohort.as_of).tolist():
+        raise _too_early(leads[number], common, now, where.format(number))
+    scores = scorer.score(dataset, cohort)
     card, tiers = scorer.card, scorer.tiers
     model = ModelReference(card.name, card.version, card.features)
     out = []
-    rows = zip(leads, as_of, scores.probability.tolist(), scores.score.tolist(), scores.tier.tolist(), strict=True)
+    rows = zip(leads, instants, scores.probability.tolist(), scores.score.tolist(), scores.tier.tolist(), strict=True)
     for lead, instant, probability, score, code in rows:
         tier = TIERS[code]
         out.append(
             ScoreResponse(
-                lead.lead_id, to_datetime(instant), probability, None, score, card.horizon_days,
+                lead.lead_id, instant, probability, None, score, card.horizon_days,
                 tier, tiers.routes[tier], tiers.version, None, model,  # type: ignore[arg-type]
             )
         )  # fmt: skip
     return out
 
 
-def _instants(leads: Sequence[ScoreRequest], common: int | None, where: str) -> list[int]:
-    """As of when each lead is asked about: its own instant, else the common one, else now."""
-    now = time.time_ns() // 1_000
-    instants = []
-    for number, lead in enumerate(leads):
-        prefix = where.format(number)
-        instant = common if lead.as_of is None else datetime_us(lead.as_of)
-        if lead.created_at is None and not lead.touchpoints:
-            raise FieldError(
-                f"{prefix}created_at",
-                f"lead {lead.lead_id!r} has neither created_at nor touchpoints. Give when it was created.",
-            )
-        if instant is not None and lead.created_at is not None and datetime_us(lead.created_at) > instant:
-            raise FieldError(
-                f"{prefix}as_of", f"as_of is before created_at {lead.created_at.isoformat()}: there was no lead yet."
-            )
-        instants.append(now if instant is None else instant)
-    return instants
+def _too_early(lead: ScoreRequest, common: datetime | None, now: datetime, where: str) -> FieldError:
+    """What to say of a lead that is asked about as of its creation or before."""
+    born = lead.created_at or min(touch.occurred_at for touch in lead.touchpoints)
+    asked = lead.as_of or common
+    if asked is not None:
+        return FieldError(
+            f"{where}as_of" if lead.as_of else "as_of",
+            f"{asked.isoformat()} is not after {born.isoformat()}, when the lead was created: there was no lead yet. "
+            "Ask about a later time.",
+        )
+    return FieldError(
+        f"{where}created_at" if lead.created_at else f"{where}touchpoints[0].occurred_at",
+        f"{born.isoformat()} is not before now, {now.isoformat()} by the server's clock. Correct it, or give as_of.",
+    )

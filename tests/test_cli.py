@@ -1,0 +1,395 @@
+"""The command line: exit codes, messages, JSON, and the files it writes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow.csv
+import pytest
+from trained import ROOT, Trained
+
+import touchstone
+
+COMMANDS = ("simulate", "train", "backtest", "score", "serve", "demo")
+SCORED = [
+    "lead_id", "as_of", "horizon_days", "probability", "lower", "upper", "score", "tier", "route",
+    "reason_1", "reason_2", "reason_3", "model_version",
+]  # fmt: skip
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        def refuse(word: str) -> None:
+            raise AssertionError(f"{word} is no JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+Runner = Callable[..., Run]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
+    """Runs a command as the shell would, but in this process."""
+
+    def call(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["touchstone", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            touchstone.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code
+        return Run(code, *capsys.readouterr())
+
+    return call
+
+
+def shell(*arguments: object, **environment: str) -> Run:
+    done = subprocess.run(
+        [sys.executable, "-m", "touchstone", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A dataset of six leads, some with ids that a spreadsheet would run."""
+    folder = tmp_path / "world"
+    folder.mkdir()
+    ids = ["=1+1", "+31 6", "-5", "@SUM(A1)", "L-1", "a=b"]
+    created = "2026-01-01T00:00:00Z"
+    pd.DataFrame({"lead_id": ids, "created_at": created}).to_csv(folder / "leads.csv", index=False)
+    touches = pd.DataFrame({"lead_id": ids, "occurred_at": "2026-01-05T00:00:00Z", "channel": "web"})
+    touches.to_csv(folder / "touchpoints.csv", index=False)
+    return folder
+
+
+# --- help
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_an_example_that_could_be_run(run: Runner, command: str) -> None:
+    told = run(*command.split(), "--help")
+    assert told.code == 0
+    example = re.search(r"Example: (touchstone.*)", told.out)
+    assert example
+    words = example[1].split()
+    assert words[1] == (command or "demo")
+    for option in re.findall(r"--[a-z-]+", example[1]):
+        assert option in told.out
+
+
+def test_every_command_is_listed(run: Runner) -> None:
+    told = run("--help").out
+    assert re.findall(r"^│ ([a-z]+) ", told, re.MULTILINE) == list(COMMANDS)
+
+
+def test_help_answers_at_once() -> None:
+    heavy = ("numpy", "numba", "pandas", "pyarrow", "lightgbm", "mlflow", "fastapi", "features", "models", "serving")
+    for arguments in (["--help"], ["score", "--help"]):
+        script = (
+            f"import sys, touchstone; sys.argv[1:] = {arguments}\n"
+            "try: touchstone.main()\nexcept SystemExit: pass\n"
+            f"sys.stderr.write(' '.join(set({heavy}) & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+        assert "Example:" in done.stdout
+        assert done.stderr == ""
+
+
+# --- exit codes and messages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["simulate", "TMP/x", "--horizon", "3 moons"], 2, "'3 moons' is not a span of time. Use days"),
+        (["simulate", "TMP/x", "--horizon", "36h"], 2, "--horizon 36h: .*whole ones, e.g. 90d"),
+        (["simulate", "TMP/x", "--leads", "0"], 2, "--leads"),
+        (["simulate", "TMP/x", "--colour", "red"], 2, "--colour"),
+        (["simulate", "TMP/world/leads.csv", "--leads", "5", "--days", "5"], 1, "leads.csv: File exists"),
+        (["simulate"], 2, "folder"),
+        (["paint"], 2, "paint"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--as-of", "soon"], 2, "'soon' is not a time. Use ISO"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--as-of", "2026-02-01T10:00"], 2, "no zone. Write an offset"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--as-of", "0001-01-01T00:00+14:00"], 2, "beyond the years"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--map", "lead_id"], 2, "--map 'lead_id': write our column"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--map", "leadid=id"], 2, "'leadid' is no column. Use one"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--map", "lead_id=Nr"], 2, "no column 'Nr' in .*found"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--zone", "Mars"], 2, "zone 'Mars' is not known. Use an IANA"),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--on-error", "cry"], 2, "--on-error"),
+        (["score", "TMP/world", "--output", "TMP/a.xlsx"], 2, r"written as .csv or .parquet; got '.xlsx'"),
+        (["score", "TMP/world", "--output", "TMP/a"], 2, "written as .csv or .parquet; got 'no ending'"),
+        (["score", "TMP/world"], 2, "--output"),
+        (["score", "TMP/nothing", "--output", "TMP/a.csv"], 1, "nothing: no such folder or dataset.toml"),
+        (
+            ["score", "TMP/world", "--output", "TMP/world/leads.csv/a.csv"],
+            1,
+            "a.csv cannot be written: File exists. Choose",
+        ),
+        (["score", "TMP/world", "--output", "TMP/a.csv", "--model", "TMP/nothing"], 1, "no model is here.*Train one"),
+        (["serve", "--port", "70000"], 2, "--port"),
+        (["backtest", "TMP/world", "--horizon", "0d"], 2, "'0d' is not a span of time"),
+        (["backtest", "TMP/world", "--experiment", "TMP/world/leads.csv"], 2, "leads.csv: not an experiment"),
+        (["backtest", "TMP/world", "--rules", "TMP/nothing.toml"], "[12]", "nothing.toml"),
+        (["backtest", "TMP/world"], 1, "no origin can be judged.*Take a shorter --horizon, or more data"),
+        (
+            ["demo", "TMP/world"],
+            2,
+            "world holds something else than a demonstration, which would be lost. Name another",
+        ),
+    ],
+)
+def test_exit_codes_and_messages(
+    run: Runner, trained: Trained, world: Path, arguments: list[str], code: int | str, says: str
+) -> None:
+    arguments = [word.replace("TMP", str(world.parent)) for word in arguments]
+    if arguments[0] == "score" and "--model" not in arguments:
+        arguments += ["--model", str(trained.bundle)]
+    before = sorted(world.parent.rglob("*"))
+    told = run(*arguments)
+    assert re.fullmatch(str(code), str(told.code)), told
+    assert re.search(says, " ".join(told.err.replace("│", " ").split())), told.err
+    assert "Traceback" not in told.err
+    assert sorted(world.parent.rglob("*")) == before
+
+
+def test_the_exit_codes_reach_the_shell(tmp_path: Path) -> None:
+    told = shell("simulate", tmp_path, "--horizon", "soon")
+    assert (told.code, told.out) == (2, "")
+    assert told.err == "error: 'soon' is not a span of time. Use days, weeks or hours, e.g. 90d, 12w or 36h.\n"
+    assert shell("simulate", tmp_path / "x", "--leads", "3", "--days", "3").code == 0
+
+
+@pytest.mark.parametrize("file", ["model.txt", "card.json", "SHA256SUMS", "features.json"])
+def test_a_damaged_model_is_refused(run: Runner, trained: Trained, world: Path, file: str) -> None:
+    model = world.parent / "model"
+    model.mkdir()
+    for part in trained.bundle.iterdir():
+        raw = bytearray(part.read_bytes())
+        if part.name == file:
+            raw[10] ^= 1
+        (model / part.name).write_bytes(raw)
+    told = run("score", world, "--output", world.parent / "a.csv", "--model", model)
+    assert told.code == 1
+    assert re.search(r"error: .*(not as it was saved|damaged|missing|does not name|cannot be read)", told.err), told.err
+    assert not (world.parent / "a.csv").exists()
+
+
+# --- simulate
+
+
+def test_one_seed_gives_equal_files(run: Runner, tmp_path: Path) -> None:
+    options = ("--leads", 200, "--days", 60, "--seed")
+    told = run("simulate", tmp_path / "a", *options, 5, "--json").json
+    assert {"folder": str(tmp_path / "a"), "leads": 200, "days": 60}.items() <= told.items()
+    assert told["seconds"] > 0
+    assert "200 leads over 60 days" in run("simulate", tmp_path / "b", *options, 5).out
+    run("simulate", tmp_path / "c", *options, 6)
+    files = {path.name for path in (tmp_path / "a").iterdir()}
+    tables = {"leads.csv", "touchpoints.csv", "outcomes.csv", "attributes.csv", "aliases.csv"}
+    assert files == {*tables, "truth.parquet"}
+    for name in files:
+        same = (tmp_path / "a" / name).read_bytes()
+        assert (tmp_path / "b" / name).read_bytes() == same, name
+        assert (tmp_path / "c" / name).read_bytes() != same, name
+
+
+# --- score
+
+
+def test_score_writes_the_list_and_tells_of_it(run: Runner, trained: Trained, tmp_path: Path) -> None:
+    base = ("score", trained.leads, "--model", trained.bundle, "--as-of", "2026-01-15")
+    told = run(*base, "--output", tmp_path / "new" / "a.csv", "--json")
+    assert told.err == ""
+    summary = told.json
+    rows = pd.read_csv(tmp_path / "new" / "a.csv")
+    assert list(rows.columns) == SCORED
+    assert summary["scored"] == len(rows) > 500
+    assert summary["tiers"] == {tier: int((rows["tier"] == tier).sum()) for tier in ("hot", "warm", "cold")}
+    assert summary["scored"] + summary["closed"] + summary["later"] == 3_000
+    assert summary["as_of"] == "2026-01-15T00:00:00Z" == rows["as_of"].unique().item()
+    assert summary["output"] == str(tmp_path / "new" / "a.csv")
+    assert summary["rows"]["leads"] == 3_000
+    assert summary["quarantined"] == {}
+    assert rows["lead_id"].is_unique
+    assert rows["probability"].between(0, 1).all()
+    assert rows["score"].between(0, 100).all()
+    assert set(rows["model_version"]) == {3}
+    words = run(*base, "--output", tmp_path / "b.csv").out
+    assert f"{len(rows):,} open leads as of 2026-01-15T00:00:00Z in {tmp_path / 'b.csv'}: " in words
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "new" / "a.csv").read_bytes()
+
+
+def test_score_warns_of_an_old_list_when_as_of_is_left_out(run: Runner, trained: Trained, world: Path) -> None:
+    touches = pd.read_csv(world / "touchpoints.csv")
+    base = ("score", world, "--output", world.parent / "a.csv", "--model", trained.bundle)
+
+    def told(days_ago: float, *options: str) -> str:
+        nonlocal at
+        at = pd.Timestamp.now("UTC") - pd.Timedelta(days=days_ago)
+        touches.assign(occurred_at=at.isoformat()).to_csv(world / "touchpoints.csv", index=False)
+        done = run(*base, *options)
+        assert done.code == 0
+        return done.err
+
+    at = pd.Timestamp(0)
+    warning = "warning: the last touchpoint is of {}, and leads are scored as of now. Pass --as-of for then.\n"
+    assert told(31) == warning.format(at.date())
+    assert told(29) == ""
+    assert told(31, "--as-of", "2026-01-03") == ""
+
+
+def test_ids_that_a_spreadsheet_would_run_are_neutralised_in_csv_alone(
+    run: Runner, trained: Trained, world: Path
+) -> None:
+    base = ("score", world, "--model", trained.bundle, "--as-of", "2026-02-01", "--output")
+    given = pd.read_csv(world / "leads.csv", dtype=str)["lead_id"].to_list()
+    assert run(*base, world.parent / "a.csv").code == 0
+    assert run(*base, world.parent / "a.parquet").code == 0
+    got = pd.read_csv(world.parent / "a.csv", dtype=str)["lead_id"].to_list()
+    assert got == ["'=1+1", "'+31 6", "'-5", "'@SUM(A1)", "L-1", "a=b"]
+    assert pd.read_parquet(world.parent / "a.parquet")["lead_id"].to_list() == given
+    kinds = pd.read_parquet(world.parent / "a.parquet").dtypes
+    assert kinds["probability"] == np.float64
+    assert str(kinds["as_of"]) == "datetime64[us, UTC]"
+
+
+def test_bad_rows_stop_or_are_set_aside(run: Runner, trained: Trained, world: Path) -> None:
+    with (world / "touchpoints.csv").open("a") as handle:
+        handle.write("L-1,31/02/2026,web\n")
+    base = ("score", world, "--output", world.parent / "a.csv", "--model", trained.bundle, "--as-of", "2026-02-01")
+    told = run(*base)
+    assert told.code == 1
+    assert re.search(r"touchpoints.csv line 8: occurred_at '31/02/2026' is not", told.err)
+    assert not (world.parent / "a.csv").exists()
+    summary = run(*base, "--on-error", "quarantine", "--json").json
+    aside = world / "touchpoints.csv.quarantine.csv"
+    assert summary["quarantined"] == {str(aside): 1}
+    assert "31/02/2026" in aside.read_text()
+    assert summary["scored"] == 6
+    assert run(*base, "--date-format", "%d/%m/%Y").code == 1
+
+
+def test_map_names_the_column_to_take(run: Runner, trained: Trained, world: Path) -> None:
+    for name in ("leads", "touchpoints"):
+        table = pd.read_csv(world / f"{name}.csv", dtype=str).rename(columns={"lead_id": "Onze [klant]"})
+        table.to_csv(world / f"{name}.csv", index=False)
+    base = ("score", world, "--output", world.parent / "a.csv", "--model", trained.bundle, "--as-of", "2026-02-01")
+    assert run(*base).code == 1
+    assert run(*base, "--map", "lead_id=Onze [klant]").code == 0
+    assert len(pd.read_csv(world.parent / "a.csv")) == 6
+
+
+def test_names_of_others_are_printed_as_they_are(run: Runner, trained: Trained, world: Path) -> None:
+    (world.parent / "a [b][").mkdir()
+    odd = world.rename(world.parent / "a [b][" / ("c] :smile: " + "x" * 150))
+    told = run("score", odd, "--output", odd / "a.csv", "--model", trained.bundle, "--as-of", "2026-02-01")
+    assert told.code == 0
+    assert f"in {odd / 'a.csv'}: " in told.out
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_list_that_cannot_be_written_leaves_the_old_one(
+    run: Runner, trained: Trained, world: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    output = world.parent / "a.csv"
+    output.write_text("the old list")
+
+    def fail(table: object, path: Path) -> None:
+        path.write_text("half a li")
+        raise failure
+
+    monkeypatch.setattr(pyarrow.csv, "write_csv", fail)
+    before = sorted(world.parent.iterdir())
+    told = run("score", world, "--output", output, "--model", trained.bundle, "--as-of", "2026-02-01")
+    assert output.read_text() == "the old list"
+    assert sorted(world.parent.iterdir()) == before
+    if isinstance(failure, OSError):
+        assert told.code == 1
+        assert f"{output} cannot be written: No space left on device." in told.err
+    else:
+        assert told.code == 130
+
+
+# --- backtest, train, demo
+
+
+def test_backtest_tells_machines_and_draws(run: Runner, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "e.toml").write_text("origins = 1\nbootstrap = 10\nsnapshot_every_days = 60\n")
+    told = run(
+        "backtest", trained.leads, "--experiment", tmp_path / "e.toml", "--horizon", "8w", "--as-of", "2025-11-01",
+        "--plots", tmp_path / "plots", "--json",
+    )  # fmt: skip
+    assert told.err == ""
+    document = told.json
+    assert document["horizon_days"] == 56
+    assert len(document["origins"]) == 1
+    assert document["origins"][0]["origin"] < "2025-09-07"
+    assert set(document["models"]) == {"rules", "naive_bayes", "logistic", "lightgbm"}
+    assert set(document["against_rules"]) == {"naive_bayes", "logistic", "lightgbm"}
+    for name in ("gains.png", "calibration.png"):
+        assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_whole_way(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    # Threads that wait for a busy processor take far longer than the work.
+    told = shell("demo", folder, "--leads", 1_500, OMP_NUM_THREADS="1")
+    assert told.code == 0, told.err
+    for name in ("plots/gains.png", "plots/calibration.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
+    assert list(pd.read_csv(folder / "scored.csv").columns) == SCORED
+    assert "against the rules" in told.out or "No model beats the rules" in told.out
+    assert "The five best leads" in told.out
+    assert f"touchstone serve --model {folder}/models/trained/champion" in told.out
+    assert {path.name for path in tmp_path.iterdir()} == {"demo"}
+    champion = (folder / "models" / "trained" / "champion").resolve()
+    assert champion.name == "1"
+
+    # A second model of the same project is a challenger, and the champion stays the default.
+    (folder / "e.toml").write_text("origins = 1\nbootstrap = 10\n")
+    script = "import os, sys, touchstone; os.chdir(sys.argv.pop(1)); touchstone.main()"
+    arguments = ["train", "leads", "--experiment", "e.toml", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), *arguments], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = Run(0, done.stdout, done.stderr).json
+    assert (document["version"], document["champion"]) == ("2", False)
+    assert document["folder"].endswith("models/trained/2")
+    assert document["learned_from"] > document["purchases_learned_from"] > 0
+    assert set(document["backtest"]["models"]) >= {"rules", document["model"]}
+    assert (folder / "models" / "trained" / "champion").resolve() == champion
+
+
+def test_demo_replaces_nothing_but_a_demonstration(run: Runner, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    import training.simulate
+
+    monkeypatch.setattr(training.simulate, "simulate", stop)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.chdir(world.parent)
+    assert run("demo", "world").code == 2
+    assert (world / "leads.csv").exists()
+    for folder in ("new", "new"):
+        assert run("demo", world.parent / folder).code == 130
+        assert [path.name for path in (world.parent / folder).iterdir()] == [".touchstone-demo"]
+        (world.parent / folder / "scored.csv").touch()
