@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Two workers on two cores: threads of theirs would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 NEEDS = ("shared-data",)
 
 pytest_plugins = ("pytester", "trained")
