@@ -134,8 +134,9 @@ class Rules:
         """Declares the columns a table needs, the default's without one; fitting finds the curve alone."""
         seen = [known.history.kinds[code] for code in np.unique(known.history.kind)]
         table = table or PointsTable.default(seen)
-        points = {kind_word(name): value for name, value in table.points.items()}
-        points |= {kind.name: table.of(kind) for kind in seen}
+        points = {kind.name: table.of(kind) for kind in seen}
+        # A kind that no touch has yet counts when one comes.
+        points |= {kind_word(name): table.points[name] for name in table.strangers(seen)}
         kinds = tuple(sorted(name for name, value in points.items() if value))
         attributes: dict[str, tuple[str, ...] | None] = {}
         for rule in table.attributes:

@@ -101,6 +101,7 @@ def test_what_is_outside_the_repository_is_skipped_or_required(
     pytester: pytest.Pytester,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
     pytester.makepyfile("def test_data(shared_data): assert shared_data.is_dir()")
     monkeypatch.setenv("TOUCHSTONE_REQUIRE", required)
@@ -114,6 +115,7 @@ def test_what_is_outside_the_repository_is_skipped_or_required(
 
 
 def test_an_unknown_need_is_refused(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
     monkeypatch.setenv("TOUCHSTONE_REQUIRE", "shared-dta")
     complaint = pytester.runpytest_subprocess().stderr.str()
