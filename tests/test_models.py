@@ -557,5 +557,5 @@ def test_a_user_s_own_table_competes():
     assert mine.prepare(dataset).features.names == (
         "days_since_touch", "age_days", "email_click_count", "other_count",
     )  # fmt: skip
-    coming = next(one for one in candidates(PointsTable({"click": 1, "Demo": 30})) if one.name == "rules")
-    assert "demo_count" in coming.prepare(dataset).features.names
+    coming = next(one for one in candidates(PointsTable({"click": 1, "Fair": 30})) if one.name == "rules")
+    assert "fair_count" in coming.prepare(dataset).features.names
