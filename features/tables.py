@@ -29,6 +29,8 @@ from features.sources import CSV_ENDINGS, PARQUET_ENDINGS, Source
 from features.times import NEVER, find_zone
 from features.words import kind_word
 
+TRUTH = "truth.parquet"
+"""What the simulator writes beside its tables; no table, and no surprise."""
 WON = frozenset({"won", "closedwon", "win", "converted", "purchased", "purchase", "sold", "true", "yes", "1"})
 LOST = frozenset({"lost", "closedlost", "loss", "disqualified", "unqualified", "declined", "false", "no", "0"})
 """What `outcome` may say, in lower case without signs."""
@@ -131,7 +133,9 @@ def _find_files(folder: Path) -> tuple[dict[str, tuple[TableFile, ...]], list[st
             f"{listed(names)}. Rename the files, or name them in a dataset.toml."
         )
     read = {spec.file for spec in chain(*found.values())}
-    other = [n for n in names if n not in read and n.lower().endswith(endings) and ".quarantine." not in n]
+    other = [
+        n for n in names if n not in read and n.lower().endswith(endings) and ".quarantine." not in n and n != TRUTH
+    ]
     return found, [f"{folder}: not read, for no table is named so: {listed(other)}"] if other else []
 
 
