@@ -163,6 +163,36 @@ def score(
     )  # fmt: skip
 
 
+@app.command(epilog="Example: touchstone features build/leads --output build/features.parquet --every 7d")
+def features(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="The matrix, .csv or .parquet.", show_default=False)],
+    as_of: AsOf = None,
+    every: Annotated[
+        str | None, typer.Option(help="Go back from --as-of in steps such as 7d; one row for each lead open then.")
+    ] = None,
+    mapping: Map = None,
+    zone: Zone = None,
+    date_format: DateFormat = None,
+    on_error: OnErrorOption = "stop",
+    as_json: Json = False,
+) -> None:
+    """Write the features of open leads, as of one instant (the end of the record) or of many, for data scientists."""
+    from features.times import days as span
+    from features.times import isoformat, to_us
+    from serving.batch import check_ending, write_features
+
+    check_ending(output)
+    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
+    until = dataset.recorded_until if as_of is None else to_us(as_of)
+    rows, columns = write_features(dataset, until, None if every is None else span(every), output)
+    _say(
+        as_json,
+        {"rows": rows, "columns": columns, "as_of": isoformat(until), "output": str(output)},
+        f"{rows:,} rows of {columns} features in {output}",
+    )
+
+
 @app.command(epilog="Example: touchstone serve --model models/trained/champion --port 8000")
 def serve(
     model: Annotated[

@@ -348,6 +348,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Dataset:
+        """Nothing in it changes, so it is shared: scikit-learn copies the parameters of what it clones."""
+        return self
+
     @cached_property
     def closed(self) -> tuple[Ints, Bools]:
         """(leads,) when the first outcome closed each lead (NEVER: open), and whether it was a purchase."""

@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from features.definitions import LEAD_FEATURES
 from features.errors import TouchstoneError, UsageError
-from features.history import Dataset
+from features.feature import FeatureSet
+from features.history import Cohort, Dataset
 from features.times import isoformat
 from models.scorer import Scorer, scored_list
 
@@ -73,12 +75,29 @@ def score_list(scorer: Scorer, dataset: Dataset, as_of: int, output: Path) -> Li
     )
 
 
+def write_features(dataset: Dataset, until: int, every: float | None, output: Path) -> tuple[int, int]:
+    """Writes lead_id, as_of and the features of every lead open at `until`, and each `every` days before it.
+
+    The vocabulary is learned from what was known at `until` (microseconds). Returns how many rows and features.
+    """
+    known = dataset.known_at(until)
+    start = until if every is None else int(known.created_at.min(initial=until)) + 1
+    cohort = Cohort.grid(known, every=every or 1, start=start, stop=until)
+    feature_set = FeatureSet.fit(LEAD_FEATURES, known)
+    matrix = feature_set.compute(known, cohort)
+    columns = {
+        "lead_id": pa.array(known.ids, pa.string()).take(pa.array(cohort.lead)),
+        "as_of": pa.array(cohort.as_of, pa.timestamp("us", "UTC")),
+        **{name: matrix[:, k] for k, name in enumerate(feature_set.names)},
+    }
+    _write(pa.table(columns), output)
+    return len(cohort), len(feature_set.names)
+
+
 def check_ending(output: Path) -> None:
-    """Raises UsageError if a scored list cannot be written under such a name."""
+    """Raises UsageError if a list cannot be written under such a name."""
     if output.suffix not in (".csv", ".parquet"):
-        raise UsageError(
-            f"{output}: a scored list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}."
-        )
+        raise UsageError(f"{output}: a list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}.")
 
 
 def _write(table: pa.Table, output: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 from trained import ROOT, Trained
 
 import touchstone
+from features import LEAD_FEATURES, Dataset, FeatureSet
 
-COMMANDS = ("simulate", "train", "backtest", "score", "serve", "demo")
+COMMANDS = ("simulate", "train", "backtest", "score", "features", "serve", "demo")
 SCORED = [
     "lead_id", "as_of", "horizon_days", "probability", "lower", "upper", "score", "tier", "route",
     "reason_1", "reason_2", "reason_3", "model_version",
@@ -344,6 +345,24 @@ def test_backtest_tells_machines_and_draws(run: Runner, trained: Trained, tmp_pa
     assert set(document["against_rules"]) == {"naive_bayes", "logistic", "lightgbm"}
     for name in ("gains.png", "calibration.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_features_are_those_of_the_feature_set(run: Runner, trained: Trained, tmp_path: Path) -> None:
+    dataset = Dataset.read(trained.leads)
+    known = dataset.known_at("2025-10-01")
+    expected = FeatureSet.fit(LEAD_FEATURES, known)
+    done = run("features", trained.leads, "--output", tmp_path / "x.parquet", "--as-of", "2025-10-01", "--json")
+    frame = pd.read_parquet(tmp_path / "x.parquet")
+    cohort = known.open_at("2025-10-01")
+    assert done.code == 0
+    assert done.json["rows"] == len(frame) == len(cohort) > 100
+    assert frame["lead_id"].tolist() == known.ids[cohort.lead].tolist()
+    assert frame[list(expected.names)].to_numpy().tobytes() == expected.compute(known, cohort).tobytes()
+    assert (
+        run("features", trained.leads, "--output", tmp_path / "y.csv", "--as-of", "2025-10-01", "--every", "30d").code
+        == 0
+    )
+    assert pd.read_csv(tmp_path / "y.csv")["as_of"].nunique() == 10
 
 
 def test_the_whole_way(tmp_path: Path) -> None:
