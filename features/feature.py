@@ -12,44 +12,61 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from features.errors import ModelError, UsageError
 from features.history import Attributes, Codes, Cohort, Dataset, Floats, History, Ints, Kind, Matrix
-from features.words import word_number
+from features.touchpoints import touchpoint_of
+from features.words import word_date, word_number
 
 By: TypeAlias = tuple[str, ...]
-"""What touches are told apart by: (), ("channel",), ("action",) or ("channel", "action")."""
+"""What touches are told apart by: nothing, channel, action, both, side or direction."""
+
+Reading: TypeAlias = "Literal['number', 'flag', 'date'] | tuple[str, ...]"
+"""How an attribute is read: as a number, as true or false, as a date, or as one of these words."""
 
 OTHER = "other"
-_AS_IS, _BY_CODE, _BY_NUMBER = 0, 1, 2
+_AS_IS, _BY_CODE, _BY_NUMBER, _NEVER = 0, 1, 2, 3
 
 
-def slot_name(kind: Kind, by: By) -> str:
+class Grouping(NamedTuple):
+    """How touches fall into groups: by what they are, or the kinds that alone are looked at, in order."""
+
+    by: By = ()
+    of: tuple[str, ...] = ()
+
+
+_ALL = Grouping()
+
+
+def group_name(kind: Kind, by: By) -> str:
     """Names the group a kind falls into; a touch without an action goes by its channel.
 
-    >>> slot_name(Kind("email", "click"), ("action",))
-    'click'
+    >>> group_name(Kind("email", "click"), ("action",)), group_name(Kind("email", "click"), ("side",))
+    ('click', 'marketing')
     """
     if by == ("channel",):
         return kind.channel
     if by == ("action",):
         return kind.action or kind.channel
+    if by in (("side",), ("direction",)):
+        touchpoint = touchpoint_of(*kind)
+        return OTHER if touchpoint is None else touchpoint.side if by == ("side",) else touchpoint.direction
     return kind.name if by else "touch"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What was learned from training data: the most frequent groups of touches and words of attributes, sorted."""
+    """What was learned from training data: the groups of touches, and how attributes are read."""
 
     groups: Mapping[By, tuple[str, ...]]
-    """The names of the groups that get a column, for each way to tell touches apart."""
-    attributes: Mapping[str, tuple[str, ...] | None]
-    """The words of a category, or None for a number, by the name of the attribute."""
+    """The groups that have a column of their own, in order of name; "other" comes behind them."""
+    attributes: Mapping[str, Reading]
+    """By name, in order."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +75,10 @@ class Op:
 
     code: int
     names: tuple[str, ...]
-    by: By = ()
+    grouping: Grouping = _ALL
     parameters: tuple[float, ...] = ()
     attribute: str = ""
-    words: tuple[str, ...] | None = None
+    reading: Reading = "number"
     start: float = 0.0
     """The value of its columns for a lead without a touch."""
 
@@ -74,9 +91,9 @@ class Feature(ABC):
         """Returns the operations that compute it."""
 
     @property
-    def group(self) -> By | None:
-        """The grouping of touches whose vocabulary it needs."""
-        return getattr(self, "by", None)
+    def grouping(self) -> Grouping:
+        """The groups of touches whose vocabulary it needs."""
+        return _ALL
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the declaration as JSON values."""
@@ -111,11 +128,11 @@ class FeatureSet:
         The most frequent kinds (32) and words (16) get columns; the others, and those never seen here, share one
         named "other". An attribute of which no value is known gets none.
         """
-        wanted = {f.group for f in features if f.group}
+        wanted = {f.grouping.by for f in features if f.grouping.by}
         counts = np.bincount(dataset.history.kind, minlength=len(dataset.history.kinds))
         groups = {by: _frequent(dataset.history.kinds, counts, by, cls.kinds_limit) for by in sorted(wanted)}
         attributes = {
-            name: _words(dataset.attributes, column, cls.words_limit)
+            name: _reading(dataset.attributes, column, cls.words_limit)
             for column, name in sorted(enumerate(dataset.attributes.names), key=lambda pair: pair[1])
             if _is_known(dataset.attributes, column)
         }
@@ -124,27 +141,23 @@ class FeatureSet:
     @cached_property
     def ops(self) -> tuple[Op, ...]:
         """The program, with column names made unique."""
-        taken: set[str] = set()
-        declared: set[tuple[object, ...]] = set()
+        taken: dict[str, tuple[int, Grouping, str]] = {}
         ops = []
         for feature in self.features:
             for op in feature.ops(self.vocabulary):
-                for parameter in op.parameters or (None,):
-                    column = (op.code, op.by, op.attribute, parameter)
-                    if column in declared:
-                        raise UsageError(
-                            f"{op.names[0]!r} is declared twice, the second time in {feature}. Remove one."
-                        )
-                    declared.add(column)
                 names = []
                 for name in op.names:
+                    meaning = op.code, op.grouping, op.attribute
+                    # A word may be called "other" or "missing", as the columns behind the words are.
+                    if taken.get(name) == meaning and not (op.attribute and name in names):
+                        raise UsageError(f"{name!r} is declared twice, the second time in {feature}. Remove one.")
                     if name in taken:
-                        name = f"{name}_by_{'_'.join(op.by) or type(feature).__name__.lower()}"
+                        name = f"{name}_by_{'_'.join(op.grouping.by) or type(feature).__name__.lower()}"
                     if name in taken:
                         raise UsageError(f"two columns are named {name!r}. Rename the channel, action or attribute.")
-                    taken.add(name)
+                    taken[name] = meaning
                     names.append(name)
-                ops.append(Op(op.code, tuple(names), op.by, op.parameters, op.attribute, op.words, op.start))
+                ops.append(replace(op, names=tuple(names)))
         return tuple(ops)
 
     @cached_property
@@ -184,7 +197,8 @@ class FeatureSet:
         history, attributes = dataset.history, dataset.attributes
         start, stop = history.slices(cohort)
         run(
-            program.ops, program.parameters, program.start, self._slots(history), *self._columns(attributes),
+            program.ops, program.parameters, program.start, program.room, self._slots(history),
+            *self._columns(attributes),
             start, stop, cohort.lead, cohort.as_of, dataset.created_at,
             history.at, history.known, history.kind, history.value,
             attributes.cells, attributes.offsets, attributes.at, attributes.known, attributes.column, attributes.value,
@@ -198,8 +212,8 @@ class FeatureSet:
             "features": [feature.to_dict() for feature in self.features],
             "groups": {"+".join(by): list(names) for by, names in self.vocabulary.groups.items()},
             "attributes": [
-                {"name": name, "words": None if words is None else list(words)}
-                for name, words in self.vocabulary.attributes.items()
+                {"name": name, "reading": list(reading) if isinstance(reading, tuple) else reading}
+                for name, reading in self.vocabulary.attributes.items()
             ],
             "names": list(self.names),
         }
@@ -222,10 +236,7 @@ class FeatureSet:
                     )
                 features.append(FEATURES[kind](**entry))
             groups = {tuple(by.split("+")): tuple(names) for by, names in document["groups"].items()}
-            attributes = {
-                entry["name"]: None if entry["words"] is None else tuple(entry["words"])
-                for entry in document["attributes"]
-            }
+            attributes = {entry["name"]: _as_reading(entry["reading"]) for entry in document["attributes"]}
             self = cls(tuple(features), Vocabulary(groups, attributes))
             written, names = tuple(document["names"]), self.names
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, UsageError) as problem:
@@ -237,18 +248,24 @@ class FeatureSet:
 
     @cached_property
     def _program(self) -> _Program:
-        return _Program.compile(self.ops)
+        return _Program.compile(self.ops, self.vocabulary)
 
     def _slots(self, history: History) -> Codes:
-        """Returns (groupings, kinds): the group of each kind the history knows, for each grouping of the program."""
+        """Returns (groupings, kinds): the group of each kind the history knows, for each grouping of the program.
+
+        Where only some kinds are looked at, it is the sum of 1, 2, 4, ... for each of them that it is, less 1.
+        """
 
         def find() -> Codes:
             found = np.zeros((len(self._program.groupings), len(history.kinds)), np.int32)
-            for row, by in enumerate(self._program.groupings):
+            for row, (by, of) in enumerate(self._program.groupings):
                 if by:
                     names = self.vocabulary.groups[by]
                     place = {name: i for i, name in enumerate(names)}
-                    found[row] = [place.get(slot_name(kind, by), len(names)) for kind in history.kinds]
+                    found[row] = [place.get(group_name(kind, by), len(names)) for kind in history.kinds]
+                elif of:
+                    named = [(kind.name, kind.action, kind.channel) for kind in history.kinds]
+                    found[row] = [sum(1 << i for i, name in enumerate(of) if name in mine) - 1 for mine in named]
             return found
 
         slots: Codes = self._remembered((history.kinds,), len(history.kinds), find)
@@ -257,17 +274,19 @@ class FeatureSet:
     def _columns(self, attributes: Attributes) -> tuple[Ints, Floats]:
         """Returns, for each attribute the program reads, (attributes, 4) how to read it, and the tables to read by.
 
-        How: its column (-1: absent), `_AS_IS`, `_BY_CODE` or `_BY_NUMBER`, and where its table begins and ends. By
-        code, a cell is a place in the table; by number, the cell's place among the table's entries is meant.
+        How: its column (-1: absent), `_AS_IS`, `_BY_CODE`, `_BY_NUMBER` or `_NEVER`, and where its table begins and
+        ends. By code, a cell is a place in the table; by number, the cell's place among the table's entries is meant.
         """
 
         def find() -> tuple[Ints, Floats]:
             how, tables, size = [], [np.empty(0)], 0
-            for name, words in self._program.attributes:
+            for name, reading in self._program.attributes:
                 column = attributes.names.index(name) if name in attributes.names else -1
                 mode, table = _AS_IS, np.empty(0)
                 if column >= 0:
-                    mode, table = _translation(attributes.words[column], words)
+                    mode, table = _translation(attributes.words[column], reading)
+                if mode == _NEVER:
+                    column = -1
                 how.append((column, mode, size, size + len(table)))
                 tables.append(table)
                 size += len(table)
@@ -305,21 +324,24 @@ class _Program:
     parameters: Floats
     start: Floats
     """(F,) the row of a lead without a touch."""
-    groupings: tuple[By, ...]
-    attributes: tuple[tuple[str, tuple[str, ...] | None], ...]
+    room: int
+    """Numbers an operation may need to work with."""
+    groupings: tuple[Grouping, ...]
+    attributes: tuple[tuple[str, Reading], ...]
 
     @classmethod
-    def compile(cls, ops: Sequence[Op]) -> Self:
-        groupings = tuple(dict.fromkeys(op.by for op in ops if not op.attribute))
-        attributes = tuple((op.attribute, op.words) for op in ops if op.attribute)
+    def compile(cls, ops: Sequence[Op], vocabulary: Vocabulary) -> Self:
+        groupings = tuple(dict.fromkeys(op.grouping for op in ops if not op.attribute))
+        attributes = tuple((op.attribute, op.reading) for op in ops if op.attribute)
+        widths = [len(vocabulary.groups[by]) + 1 if by else max(1, len(of)) for by, of in groupings]
         rows: list[tuple[int, ...]] = []
         parameters: list[float] = []
         start: list[float] = []
         seen = 0
         for op in ops:
-            source = groupings.index(op.by) if not op.attribute else seen
+            source = seen if op.attribute else groupings.index(op.grouping)
+            width = len(op.names) if op.attribute else widths[source]
             seen += bool(op.attribute)
-            width = len(op.names) // max(1, len(op.parameters))
             rows.append((op.code, len(start), width, source, len(parameters), len(parameters) + len(op.parameters)))
             parameters.extend(op.parameters)
             start.extend([op.start] * len(op.names))
@@ -327,6 +349,7 @@ class _Program:
             np.array(rows, np.int64).reshape(-1, 6),
             np.array(parameters, np.float64),
             np.array(start, np.float64),
+            max((width * max(3, stop - begin) for _, _, width, _, begin, stop in rows), default=0),
             groupings,
             attributes,
         )
@@ -336,7 +359,7 @@ def _frequent(kinds: Sequence[Kind], counts: Ints, by: By, limit: int) -> tuple[
     totals: dict[str, int] = {}
     for kind, count in zip(kinds, counts.tolist(), strict=True):
         if count:
-            name = slot_name(kind, by)
+            name = group_name(kind, by)
             totals[name] = totals.get(name, 0) + count
     ranked = sorted((name for name in totals if name != OTHER), key=lambda name: (-totals[name], name))
     return tuple(sorted(ranked[:limit]))
@@ -347,30 +370,52 @@ def _is_known(attributes: Attributes, column: int) -> bool:
     return not (np.isnan(attributes.cells[:, column]).all() and np.isnan(facts).all())
 
 
-def _words(attributes: Attributes, column: int, limit: int) -> tuple[str, ...] | None:
-    """The most frequent words of an attribute, or None if it is a number."""
+def _reading(attributes: Attributes, column: int, limit: int) -> Reading:
+    """How an attribute is to be read, after all its values in training."""
     words = attributes.words[column]
     if words is None:
-        return None
+        return "number"
     codes = np.concatenate([attributes.cells[:, column], attributes.value[attributes.column == column]])
     counts = np.bincount(codes[~np.isnan(codes)].astype(np.int64), minlength=len(words)).tolist()
     total = {word: count for word, count in zip(words, counts, strict=True) if count}
-    if not any(np.isnan(word_number(word)) for word in total):
-        return None
+    for reading, reads in _READS.items():
+        if not any(np.isnan(reads(word)) for word in total):
+            return reading
     ranked = sorted(total, key=lambda word: (-total[word], word))
     return tuple(sorted(ranked[:limit]))
 
 
-def _translation(source: tuple[str, ...] | None, words: tuple[str, ...] | None) -> tuple[int, Floats]:
+def _as_reading(value: Any) -> Reading:
+    """A reading as JSON holds it."""
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return tuple(value)
+    if isinstance(value, str) and value in _READS:
+        return value
+    raise ValueError(f"no attribute is read as {value!r}")
+
+
+def _flag(word: str) -> float:
+    # A number is what it is whatever else its column holds, so 1 and 0 are flags among words too.
+    return {"true": 1.0, "1": 1.0, "false": 0.0, "0": 0.0}.get(word, np.nan)
+
+
+_READS: dict[Literal["number", "flag", "date"], Callable[[str], float]] = {
+    "number": word_number,
+    "flag": _flag,
+    "date": word_date,
+}
+
+
+def _translation(source: tuple[str, ...] | None, reading: Reading) -> tuple[int, Floats]:
     """How a column's cells (codes of `source` words, or numbers) become what the model reads."""
-    if words is None:
+    if isinstance(reading, tuple):
         if source is None:
-            return _AS_IS, np.empty(0)
-        return _BY_CODE, np.array([word_number(word) for word in source], np.float64)
+            return _BY_NUMBER, np.array([word_number(word) for word in reading], np.float64)
+        place = {word: float(i) for i, word in enumerate(reading)}
+        return _BY_CODE, np.array([place.get(word, float(len(reading))) for word in source], np.float64)
     if source is None:
-        return _BY_NUMBER, np.array([word_number(word) for word in words], np.float64)
-    place = {word: float(i) for i, word in enumerate(words)}
-    return _BY_CODE, np.array([place.get(word, float(len(words))) for word in source], np.float64)
+        return (_NEVER, np.empty(0)) if reading == "date" else (_AS_IS, np.empty(0))
+    return _BY_CODE, np.array([_READS[reading](word) for word in source], np.float64)
 
 
 def _tuples(value: Any) -> Any:

@@ -66,7 +66,7 @@ def find_zone(name: str) -> ZoneInfo:
     """Returns a time zone by its IANA name."""
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
         raise UsageError(f"the zone {name!r} is not known. Use an IANA name, e.g. Europe/Amsterdam or UTC.") from None
 
 

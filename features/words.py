@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 from functools import lru_cache
+
+from features.times import datetime_us
 
 
 @lru_cache(maxsize=65_536)
@@ -39,6 +42,21 @@ def word_number(word: str) -> float:
         return math.nan
     # Python takes "1_000" for a number; a product code is none.
     return number if math.isfinite(number) and "_" not in word else math.nan
+
+
+def word_date(word: str) -> float:
+    """Reads a word as a date, or a time (in UTC where it carries no zone), in microseconds since 1970; NaN if none.
+
+    >>> word_date("1970-01-02"), word_date("soon")
+    (86400000000.0, nan)
+    """
+    if not re.match(r"\d{4}-\d{2}-\d{2}", word):
+        return math.nan
+    try:
+        at = datetime.fromisoformat(word)
+    except ValueError:
+        return math.nan
+    return float(datetime_us(at if at.tzinfo else at.replace(tzinfo=UTC)))
 
 
 def number_word(number: float) -> str:

@@ -25,9 +25,9 @@ import msgspec
 import numpy as np
 
 from features.errors import ModelError, TouchstoneError
-from features.feature import FeatureSet
+from features.feature import FeatureSet, Reading
 from features.history import Cohort, Floats
-from features.records import LONGEST, AttributeFact, LeadRecord, Touchpoint, dataset_of
+from features.records import LONGEST, AttributeFact, LeadRecord, Touchpoint, Value, dataset_of
 from features.times import to_datetime, to_us
 from models.candidates import MODELS
 from models.scorer import Card, Scorer
@@ -180,10 +180,8 @@ def _golden(scorer: Scorer) -> tuple[Golden, ...]:
             )
             for k in rng.integers(len(channels), size=3 * i)
         )
-        attributes: dict[str, str | float | bool | None] = {
-            name: float(rng.normal()) if words is None else (*words, "never seen")[int(rng.integers(len(words) + 1))]
-            for name, words in vocabulary.attributes.items()
-            if len(name) <= LONGEST
+        attributes = {
+            name: _made_up(reading, rng) for name, reading in vocabulary.attributes.items() if len(name) <= LONGEST
         }
         facts = tuple(
             AttributeFact(as_of - timedelta(days=1), name, value) for name, value in list(attributes.items())[: i % 3]
@@ -199,6 +197,17 @@ def _golden(scorer: Scorer) -> tuple[Golden, ...]:
         )
     probability = _score_alone(scorer, leads, scorer.card.known_until)
     return tuple(Golden(lead, scorer.card.known_until, float(p)) for lead, p in zip(leads, probability, strict=True))
+
+
+def _made_up(reading: Reading, rng: np.random.Generator) -> Value:
+    """A value of an attribute that is read in some way; of words, now and then one never seen."""
+    if reading == "number":
+        return float(rng.normal())
+    if reading == "flag":
+        return bool(rng.random() < 0.5)
+    if reading == "date":
+        return f"{2000 + int(rng.integers(25))}-06-01"
+    return (*reading, "never seen")[int(rng.integers(len(reading) + 1))]
 
 
 def _score_alone(scorer: Scorer, leads: Sequence[LeadRecord], as_of: str) -> Floats:

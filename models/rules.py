@@ -20,7 +20,7 @@ import numpy as np
 
 from features.aggregates import Age, Attributes, Count, DaysSince
 from features.errors import ModelError, UsageError
-from features.feature import FeatureSet, Vocabulary
+from features.feature import FeatureSet, Reading, Vocabulary
 from features.history import Bools, Dataset, Floats, Ints, Kind, Matrix
 from features.words import attribute_word, kind_word
 from models.linear import fit_curve
@@ -138,11 +138,11 @@ class Rules:
         # A kind that no touch has yet counts when one comes.
         points |= {kind_word(name): table.points[name] for name in table.strangers(seen)}
         kinds = tuple(sorted(name for name, value in points.items() if value))
-        attributes: dict[str, tuple[str, ...] | None] = {}
+        words: dict[str, dict[str, None]] = {}
         for rule in table.attributes:
             name = kind_word(rule.name)
-            words = () if rule.equals is None else (attribute_word(rule.equals),)
-            attributes[name] = tuple(dict.fromkeys((*(attributes.get(name) or ()), *words))) or None
+            words.setdefault(name, {}).update({} if rule.equals is None else {attribute_word(rule.equals): None})
+        attributes: dict[str, Reading] = {name: tuple(mine) or "number" for name, mine in words.items()}
         count = Count(by=_KIND, days=(table.expire_days,))
         features = FeatureSet((DaysSince(), Age(), count, Attributes()), Vocabulary({_KIND: kinds}, attributes))
         place = {name: i for i, name in enumerate(features.names)}

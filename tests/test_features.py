@@ -1,8 +1,11 @@
 """The features: against the oracle, at their boundaries, and as the data that a model keeps of them."""
 
+import itertools
 import json
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import DAY
+from oracle import DAY, MICROSECOND
 from worlds import (
     DELAYS,
     INSTANTS,
@@ -31,38 +34,73 @@ from worlds import (
 from features import (
     FEATURES,
     LEAD_FEATURES,
+    ActiveDays,
     Age,
     Attributes,
     Cohort,
     Count,
     Dataset,
     DaysSince,
+    DaysSinceFirst,
     Decayed,
+    Distinct,
     Feature,
     FeatureSet,
     First,
+    Gap,
+    History,
+    Kind,
     Last,
+    Max,
+    Mean,
     ModelError,
+    Sequence,
+    Share,
+    Streak,
     Sum,
+    TimeOfWeek,
+    Trend,
     UsageError,
 )
 from features.aggregates import run
-from features.history import _slices
-from features.times import isoformat
+from features.history import Attributes as AttributeColumns
+from features.history import Outcomes, _slices
+from features.times import NEVER, isoformat
 
 GOLDEN = Path(__file__).parent / "golden" / "lead_features.json"
 WINDOWS = (0.5, 1, 7, 30, 1 / 3)
-BYS = [(), ("channel",), ("action",), ("channel", "action")]
+BYS = [(), ("channel",), ("action",), ("channel", "action"), ("side",), ("direction",)]
+WHERES = [(">", 1), (">=", 1.0), ("<", 2.5), ("<=", -3.25)]
+SOME = (
+    *({"by": by} for by in BYS),
+    {"of": "email"},
+    {"of": "click"},
+    {"of": "a_b"},
+    *({"where": where} for where in WHERES),
+    {"by": "channel", "where": (">=", 0)},
+    {"of": "email", "where": ("<", 1e9)},
+)
+"""What features of touches may look at."""
+APART = (*({"by": by} for by in BYS[1:]), {"by": "channel", "where": (">", 0)})
+"""What those that tell touches apart may."""
 EVERY = (
     Age(),
-    *(Count(by=by, days=(*WINDOWS, None)) for by in BYS),
-    *(Sum(by=by, days=(*WINDOWS, None)) for by in BYS),
-    *(Decayed(by=by, half_life_days=(1, 7, 0.25)) for by in BYS),
-    *(DaysSince(by=by) for by in BYS),
-    *(First(by=by) for by in BYS[1:]),
-    *(Last(by=by) for by in BYS[1:]),
+    *(Count(days=(*WINDOWS, None), **look) for look in SOME),
+    *(kind(days=(1 / 3, 7, None), **look) for kind in (Sum, Mean, Max, ActiveDays) for look in SOME),
+    *(kind(days=(1 / 3, 7, None), **look) for kind in (Share, Distinct) for look in APART),
+    *(Decayed(half_life_days=(1, 7, 0.25), **look) for look in SOME),
+    *(kind(**look) for kind in (DaysSince, DaysSinceFirst, Gap) for look in SOME),
+    *(Streak(period_days=days, **look) for look in SOME for days in (7, 1 / 3)),
+    *(First(**look) for look in APART),
+    *(Last(place=place, **look) for look in APART for place in (1, 3)),
+    *(Trend(recent_days=recent, past_days=past, **look) for look in SOME for recent, past in ((7, 30), (1 / 3, 1))),
+    *(Sequence(first=one, then=other) for one, other in itertools.permutations(("email", "click", "a_b", "web"), 2)),
+    Sequence(first="email", then="email_click"),
+    *(TimeOfWeek(days=(7, None), zone=zone, **look)
+      for zone in ("UTC", "Europe/Berlin", "Asia/Kolkata", "America/New_York")
+      for look in (SOME if zone == "UTC" else SOME[:2])),
     Attributes(),
-)
+)  # fmt: skip
 SCENES = [
     pytest.param("usual", id="usual"),
     pytest.param("long", id="long", marks=pytest.mark.long),
@@ -124,8 +162,9 @@ def test_the_vocabulary_equals_the_oracle(world):
     expected = oracle.fit(EVERY, world)
     learned = {by: [*names, "other"] for by, names in vocabulary.groups.items()} | {(): ["touch"]}
     assert learned == expected["groups"]
-    assert list(vocabulary.attributes) == list(expected["words"])
-    assert {k: v and list(v) for k, v in vocabulary.attributes.items()} == expected["words"]
+    assert list(vocabulary.attributes) == list(expected["readings"])
+    readings = {name: list(r) if isinstance(r, tuple) else r for name, r in vocabulary.attributes.items()}
+    assert readings == expected["readings"]
 
 
 # The door: nothing at or after as_of matters.
@@ -160,9 +199,9 @@ def two_futures(draw):
     return world, [*other, *newcomers], as_of
 
 
-def check_the_door(one, other, as_of, count):
-    features = FeatureSet.fit(EVERY, one.known_at(as_of))
-    again = FeatureSet.fit(EVERY, other.known_at(as_of))
+def check_the_door(one, other, as_of, count, declared=EVERY):
+    features = FeatureSet.fit(declared, one.known_at(as_of))
+    again = FeatureSet.fit(declared, other.known_at(as_of))
     assert features.names == again.names
     assert features.fingerprint == again.fingerprint
     cohort = Cohort.at(np.arange(count), as_of)
@@ -171,10 +210,10 @@ def check_the_door(one, other, as_of, count):
 
 
 @settings(max_examples=1000)
-@given(case=two_futures())
-def test_nothing_at_or_after_as_of_matters(case):
+@given(case=two_futures(), part=st.integers(0, 3))
+def test_nothing_at_or_after_as_of_matters(case, part):
     world, other, as_of = case
-    check_the_door(dataset_of(world), dataset_of(other), as_of, len(world))
+    check_the_door(dataset_of(world), dataset_of(other), as_of, len(world), EVERY[part::4])
 
 
 @settings(max_examples=60)
@@ -313,6 +352,39 @@ SAID = [
     (First(), "first_channel_is_fair", "b",                     [0, 1, 1]),
     (Last(), "last_channel_is_web", "a",                        [1, 1, 0]),
     (Last(), "last_channel_is_email", "a",                      [0, 0, 1]),
+    (Count(by="direction"), "inbound_count", "a",               [2, 2, 3]),
+    (Count(by="side"), "marketing_count", "a",                  [3, 3, 4]),
+    (Count(of="email"), "email_count", "a",                     [2, 2, 3]),
+    (Count(of="E-mail, Click"), "e_mail_click_count", "a",      [0, 0, 0]),
+    (Count(of="click", days=(7,)), "click_count_7d", "a",       [1, 0, 1]),
+    (Count(where=(">", 1)), "touch_count_over_1", "a",          [1, 1, 2]),
+    (Count(where=(">=", 1)), "touch_count_from_1", "a",         [2, 2, 3]),
+    (Sum(where=("<", 2.5), days=(30,)), "touch_sum_30d_under_2_5", "a", [1, 1, 1]),
+    (Mean(), "touch_mean", "a",                                 [1.75, 1.75, 2.5]),
+    (Mean(by="channel", days=(1,)), "email_mean_1d", "a",       [2.5, None, 4]),
+    (Max(by="channel"), "email_max", "a",                       [2.5, 2.5, 4]),
+    (Max(by="channel"), "call_max", "a",                        [None, None, None]),
+    (DaysSinceFirst(), "days_since_first_touch", "a",           [3, 10, 10 + 1 / 86_400]),
+    (DaysSinceFirst(of="click"), "days_since_first_click", "a", [0.5, 7.5, 7.5 + 1 / 86_400]),
+    (Distinct(), "distinct_channel", "a",                       [2, 2, 2]),
+    (Distinct(days=(7,)), "distinct_channel_7d", "a",           [2, 0, 1]),
+    (ActiveDays(), "touch_active_days", "a",                    [2, 2, 3]),
+    (Gap(), "touch_gap_mean", "a",                              [1.25, 1.25, 10 / 3]),
+    (Gap(), "touch_gap_max", "a",                               [2.5, 2.5, 7.5]),
+    (Gap(), "touch_gap_last", "a",                              [0, 0, 7.5]),
+    (Gap(), "touch_silence", "a",                               [0.4, 6, 3 / 864_000]),
+    (Gap(), "touch_gap_mean", "b",                              [None, None, None]),
+    (Streak(period_days=2), "touch_streak_2d", "a",             [2, 0, 1]),
+    (Streak(period_days=10), "touch_streak_10d", "a",           [1, 1, 2]),
+    (Last(place=2), "last_2_channel_is_email", "a",             [1, 1, 0]),
+    (Last(place=2), "last_2_channel_is_web", "a",               [0, 0, 1]),
+    (Trend(recent_days=1, past_days=4), "touch_trend_1d_4d", "a", [8 / 3, 0, 4]),
+    (Share(), "email_share", "a",                               [2 / 3, 2 / 3, 3 / 4]),
+    (Share(days=(7,)), "web_share_7d", "a",                     [1 / 3, 0, 0]),
+    (Sequence(first="send", then="web"), "send_before_web", "a", [1, 1, 1]),
+    (Sequence(first="web", then="email"), "web_before_email", "a", [0, 0, 1]),
+    (TimeOfWeek(), "touch_business_hours", "a",                 [0, 0, 0]),
+    (TimeOfWeek(zone="Pacific/Auckland"), "touch_business_hours_pacific_auckland", "a", [1 / 3, 1 / 3, 1 / 4]),
     (Age(), "age_days", "a",                                    [4, 11, 11 + 1 / 86_400]),
     (Attributes(), "lead_industry_is_cleaning", "a",            [1, 1, 1]),
     (Attributes(), "lead_industry_is_painting", "a",            [0, 0, 0]),
@@ -533,7 +605,9 @@ def test_names_follow_from_parameters(declared, names):
         ((Age(), Age()), "age_days"),
         ((Attributes(), Attributes()), "lead_employees"),
         ((Count(days=(7, 7)),), "touch_count_7d"),
-        ((Count(days=(7,)), Count(days=(30, 7))), "touch_count_30d"),
+        ((Count(days=(7,)), Count(days=(30, 7))), "touch_count_7d"),
+        ((Count(of="demo"), Count(of="Demo")), "demo_count"),
+        ((Sum(where=(">", 1)), Sum(where=(">", 1.0))), "touch_sum_over_1"),
         ((DaysSince(by=("channel",)), DaysSince(by=("channel",))), "days_since_call"),
     ],
 )
@@ -580,6 +654,281 @@ def test_no_layout_of_a_cohort_makes_the_kernel_compile_anew(small):
     assert equal_bits(features.compute(small, Cohort(fixed, cohort.as_of)), expected)
     assert equal_bits(features.compute(small, cohort[::2]), expected[::2])
     assert (len(run.signatures), len(_slices.signatures)) == compiled
+
+
+# What parameters may be.
+
+
+# fmt: off
+WRONG = [
+    (lambda: Count(by="weekday"),           "by='weekday' tells no touches apart. Use one of (), ('channel',), ("),
+    (lambda: Count(by=("side", "channel")), "by=('side', 'channel') tells no touches apart."),
+    (lambda: Count(by=["channel"]),         "by=['channel'] tells no touches apart."),
+    (lambda: Count(by=None),                "by=None tells no touches apart."),
+    (lambda: Count(by="side", of="email"),  "by='side' and of='email' exclude each other. Use one of them."),
+    (lambda: Share(by=()),                  "Share needs touches told apart. Give by, e.g. by='channel', and no of."),
+    (lambda: First(of="email"),             "First needs touches told apart. Give by, e.g. by='channel', and no of."),
+    (lambda: Distinct(by="", of="email"),   "Distinct needs touches told apart."),
+    (lambda: Gap(of="--"),                  "of='--' names no kind of touch. Use a channel, an action or both: 'emai"),
+    (lambda: Gap(of=" "),                   "of=' ' names no kind of touch."),
+    (lambda: Gap(of=None),                  "of=None names no kind of touch."),
+    (lambda: Gap(of=("email",)),            "of=('email',) names no kind of touch."),
+    (lambda: Sum(where=("=", 3)),           "where=('=', 3) is no condition on values. Write e.g. where=('>', 10), w"),
+    (lambda: Sum(where=(">", "3")),         "where=('>', '3') is no condition on values."),
+    (lambda: Sum(where=(">", True)),        "where=('>', True) is no condition on values."),
+    (lambda: Sum(where=(">", np.nan)),      "where=('>', nan) is no condition on values."),
+    (lambda: Sum(where=(">", 10**400)),     "is no condition on values."),
+    (lambda: Sum(where=(">",)),             "where=('>',) is no condition on values."),
+    (lambda: Sum(where=[">", 3]),           "where=['>', 3] is no condition on values."),
+    (lambda: Sum(where=3),                  "where=3 is no condition on values."),
+    (lambda: Count(days=()),                "days=() is no tuple of spans in days. Write e.g. days=(7, 30)."),
+    (lambda: Count(days=7),                 "days=7 is no tuple of spans in days."),
+    (lambda: Count(days=[7]),               "days=[7] is no tuple of spans in days."),
+    (lambda: Count(days=None),              "days=None is no tuple of spans in days."),
+    (lambda: Count(days=(7, 0)),            "days=(7, 0): 0 is no span in days. Use a number above 0, at most 3,652"),
+    (lambda: Count(days=(None, -1)),        "days=(None, -1): -1 is no span in days."),
+    (lambda: Count(days=("7",)),            "days=('7',): '7' is no span in days."),
+    (lambda: Count(days=(np.nan,)),         "days=(nan,): nan is no span in days."),
+    (lambda: Count(days=(np.inf,)),         "days=(inf,): inf is no span in days."),
+    (lambda: Count(days=(1e-12,)),          "days=(1e-12,): 1e-12 is no span in days."),
+    (lambda: Count(days=(True,)),           "days=(True,): True is no span in days."),
+    (lambda: Decayed(half_life_days=(0,)),  "half_life_days=(0,): 0 is no span in days."),
+    (lambda: Decayed(half_life_days=(None,)), "half_life_days=(None,): None is no span in days."),
+    (lambda: Decayed(half_life_days=7),     "half_life_days=7 is no tuple of spans in days."),
+    (lambda: Streak(period_days=0),         "period_days=0: 0 is no span in days."),
+    (lambda: Streak(period_days=1e-12),     "period_days=1e-12: 1e-12 is no span in days."),
+    (lambda: Streak(period_days=(7,)),      "period_days=(7,): (7,) is no span in days."),
+    (lambda: Trend(recent_days=0),          "recent_days=0: 0 is no span in days."),
+    (lambda: Trend(past_days=None),         "past_days=None: None is no span in days."),
+    (lambda: Trend(recent_days=30),         "recent_days=30 must be less than past_days=30. Shorten one."),
+    (lambda: Last(place=0),                 "place=0 is no place. The last touch is place 1, the one before it 2, at"),
+    (lambda: Last(place=1.0),               "place=1.0 is no place."),
+    (lambda: Last(place=True),              "place=True is no place."),
+    (lambda: Sequence(first="a", then="A "), "first='a' and then='A ' are one kind. Give two."),
+    (lambda: Sequence(first="", then="a"),  "first='' names no kind of touch."),
+    (lambda: Sequence(first="a", then=3),   "then=3 names no kind of touch."),
+    (lambda: TimeOfWeek(zone="Mars"),       "the zone 'Mars' is not known. Use an IANA name, e.g. Europe/Amsterdam o"),
+    (lambda: TimeOfWeek(zone=""),           "the zone '' is not known."),
+    (lambda: TimeOfWeek(zone=3),            "the zone 3 is not known."),
+    (lambda: TimeOfWeek(days=(0,)),         "days=(0,): 0 is no span in days."),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("declare", "says"), WRONG, ids=[says for _, says in WRONG])
+def test_a_wrong_parameter_is_an_error_at_once(declare, says):
+    with pytest.raises(UsageError) as error:
+        declare()
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("kind", FEATURES.values(), ids=FEATURES.keys())
+def test_parameters_are_named_where_they_are_given(kind):
+    with pytest.raises(TypeError):
+        kind("channel")
+
+
+def test_one_word_tells_touches_apart_as_a_tuple_does():
+    assert Count(by="channel") == Count(by=("channel",))
+    assert Count(by="") == Count()
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ((">", 10), "touch_count_over_10"),
+        ((">=", -0.5), "touch_count_from_minus_0_5"),
+        (("<", 1_234_567), "touch_count_under_1234567"),
+        (("<=", 0), "touch_count_to_0"),
+    ],
+)
+def test_a_condition_ends_the_name(small, where, name):
+    assert FeatureSet.fit((Count(where=where),), small).names == (name,)
+
+
+# Rare pasts.
+
+
+def world_of(touches, attributes=None, facts=()):
+    """One lead, created in 1970."""
+    return [{"created": 0, "attributes": attributes or {}, "touches": touches, "facts": list(facts), "outcomes": []}]
+
+
+def check_against_the_oracle(world, as_ofs, declared=EVERY, fitted=None):
+    fitted = world if fitted is None else fitted
+    features, vocabulary = FeatureSet.fit(declared, dataset_of(fitted)), oracle.fit(declared, fitted)
+    matrix = features.compute(dataset_of(world), Cohort.at([0] * len(as_ofs), np.array(as_ofs)))
+    for as_of, got in zip(as_ofs, matrix, strict=True):
+        expected = np.array([value for _, value in oracle.row(declared, vocabulary, world[0], as_of)])
+        expected = expected.astype(np.float32)
+        assert np.array_equal(got, expected, equal_nan=True), differing(features.names, got, expected)
+    return features, matrix
+
+
+def test_a_lead_without_a_touch_has_zeros_and_missing_values():
+    learned = world_of([_touch(5 * DAY), _touch(6 * DAY)])
+    features, matrix = check_against_the_oracle(world_of([]), [DAY, 10 * DAY], fitted=learned)
+    assert not [name for name, value in zip(features.names, matrix[1], strict=True) if value > 0 and name != "age_days"]
+
+
+def test_attributes_of_which_no_value_is_known_get_no_column():
+    world = world_of([], {"industry": None, "trial": None}, [dict(at=0, known=0, name="founded", value=None)])
+    features, matrix = check_against_the_oracle(world, [1, DAY], (Attributes(),))
+    assert features.names == ()
+    assert matrix.shape == (2, 0)
+
+
+def test_values_that_are_all_missing_have_no_mean():
+    touches = [dict(_touch(day * DAY), value=None) for day in range(5)]
+    features, matrix = check_against_the_oracle(world_of(touches), [10 * DAY])
+    said = dict(zip(features.names, matrix[0].tolist(), strict=True))
+    assert said["touch_sum"] == 0
+    assert np.isnan(said["touch_mean"])
+    assert np.isnan(said["touch_max"])
+    assert said["touch_count_over_1"] == 0
+
+
+def test_zeros_are_not_told_apart_by_their_sign():
+    """Of 0.0 and -0.0 at one instant one is left, whichever came first."""
+    matrices = []
+    for values in ((0.0, -0.0), (-0.0, 0.0)):
+        dataset = dataset_of(world_of([dict(_touch(DAY), value=value) for value in values]))
+        features = FeatureSet.fit((Sum(), Mean(), Max(), Count(where=(">=", 0))), dataset)
+        matrices.append(features.compute(dataset, Cohort.at([0], 2 * DAY)))
+    assert equal_bits(*matrices)
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.1, -3.25, 0.0, 1e9, 5e-324, 2**53])
+def test_a_value_at_the_limit_meets_the_conditions_that_include_it(limit):
+    values = [np.nextafter(limit, -np.inf), float(limit), np.nextafter(limit, np.inf)]
+    world = world_of([dict(_touch(k * DAY), value=float(value)) for k, value in enumerate(values, 1)])
+    declared = tuple(Count(where=(sign, limit)) for sign in (">", ">=", "<", "<="))
+    _, matrix = check_against_the_oracle(world, [9 * DAY], declared)
+    assert matrix.tolist() == [[1, 2, 1, 2]]
+
+
+@pytest.mark.parametrize("year", [1, 1583, 1850, 1900, 1969, 1970, 2024, 2262, 9998])
+def test_any_year_will_do(year):
+    start = (datetime(year, 2, 27, 8, 59, 59, 999_999, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
+    steps = [0, 0, 1, DAY // 3, DAY // 3 + 1, DAY, 2 * DAY, 2 * DAY, 5 * DAY + 7, 40 * DAY]
+    channels = ("email", "web", "email", "fair")
+    touches = [
+        dict(_touch(start + step), channel=channels[k % 4], action="", value=k / 8) for k, step in enumerate(steps)
+    ]
+    check_against_the_oracle(world_of(touches), [start + step + late for step in steps for late in (0, 1, 3 * DAY)])
+
+
+def test_touches_of_one_instant_come_neither_before_nor_after_each_other():
+    touches = [dict(_touch(DAY), channel=name, action="") for name in ("email", "web", "call")]
+    declared = (Gap(), Sequence(first="email", then="web"), Sequence(first="web", then="email"), ActiveDays())
+    _, matrix = check_against_the_oracle(world_of(touches), [2 * DAY], declared)
+    assert np.array_equal(matrix, np.array([[0, 0, 0, np.nan, 0, 0, 1]], np.float32), equal_nan=True)
+    later = [*touches, dict(_touch(DAY + 1), channel="email", action="")]
+    _, matrix = check_against_the_oracle(world_of(later), [2 * DAY], declared[1:3])
+    assert matrix.tolist() == [[0, 1]]
+
+
+def test_a_touch_may_be_of_both_kinds_of_a_sequence():
+    """A click by e-mail is an e-mail and a click: one alone is no sequence, two are."""
+    declared = (Sequence(first="email", then="click"), Sequence(first="click", then="email"))
+    _, matrix = check_against_the_oracle(world_of([_touch(DAY), _touch(2 * DAY)]), [2 * DAY, 2 * DAY + 1], declared)
+    assert matrix.tolist() == [[0, 0], [1, 1]]
+
+
+ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Africa/Casablanca", "Australia/Lord_Howe", "UTC")
+LONG_AGO, FAR_AHEAD = (
+    (datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(hours=1) for year in (1880, 2120)
+)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@given(hours=st.lists(st.integers(LONG_AGO, FAR_AHEAD), min_size=1, max_size=20), late=st.sampled_from([-1, 0, 1]))
+def test_clocks_go_forward_and_back_as_the_zone_says(zone, hours, late):
+    world = world_of([dict(_touch(hour * DAY // 24 + late), channel=f"k{k}") for k, hour in enumerate(hours)])
+    check_against_the_oracle(world, [FAR_AHEAD * DAY], (TimeOfWeek(by="channel", zone=zone),))
+
+
+@pytest.mark.parametrize(
+    ("at", "busy"),
+    [
+        ("2026-03-27T08:00:00Z", 1),  # Friday, 9:00 in winter
+        ("2026-03-27T07:59:59.999999Z", 0),
+        ("2026-03-30T07:00:00Z", 1),  # Monday, 9:00 in summer
+        ("2026-03-30T06:59:59.999999Z", 0),
+        ("2026-03-30T15:00:00Z", 0),  # 17:00
+        ("2026-10-23T14:59:59.999999Z", 1),  # Friday, before 17:00 in summer
+        ("2026-10-26T15:59:59.999999Z", 1),  # Monday, before 17:00 in winter
+        ("2026-10-26T16:00:00Z", 0),
+        ("2026-03-29T10:00:00Z", 0),  # Sunday
+    ],
+)
+def test_business_hours_are_those_of_the_clock_on_the_wall(at, busy):
+    frame = pd.DataFrame({"lead_id": ["a"], "occurred_at": [at], "channel": ["call"]})
+    dataset = Dataset.from_frames(touchpoints=frame)
+    assert (
+        column(dataset, TimeOfWeek(zone="Europe/Berlin"), "touch_business_hours_europe_berlin", "a", "2027-01-01")
+        == busy
+    )
+
+
+def test_a_date_is_its_days_before_as_of():
+    days = {"1850-06-01": 43_678, "1970-01-01": 0, "1970-01-11": -10, "1970-01-01T12:00:00+12:00": 0, None: None}
+    learned = [world_of([], {"founded": day})[0] for day in days]
+    features = FeatureSet.fit((Attributes(),), dataset_of(learned))
+    assert features.names == ("lead_founded_age_days",)
+    matrix = features.compute(dataset_of(learned), Cohort.at(np.arange(len(days)), 1))
+    assert matrix[:, 0] == pytest.approx([np.nan if d is None else d for d in days.values()], nan_ok=True, abs=1e-6)
+    strange = [world_of([], {"founded": value})[0] for value in ("soon", 1970.0, "1970-02-30", "70-01-01")]
+    for batch in (strange, *([one] for one in strange), strange[1:2]):
+        assert np.isnan(features.compute(dataset_of(batch), Cohort.at(np.arange(len(batch)), 1))).all()
+
+
+def test_a_flag_is_1_or_0():
+    learned = [world_of([], {"trial": value})[0] for value in ("true", "false")]
+    features = FeatureSet.fit((Attributes(),), dataset_of(learned))
+    assert features.names == ("lead_trial_is_true",)
+    said = {"true": 1, "false": 0, 1.0: 1, "0": 0, 7.0: None, "maybe": None, None: None}
+    given = [world_of([], {"trial": value})[0] for value in said]
+    expected = [np.nan if value is None else value for value in said.values()]
+    together = features.compute(dataset_of(given), Cohort.at(np.arange(len(given)), 1))[:, 0]
+    alone = [float(features.compute(dataset_of([one]), Cohort.at([0], 1))[0, 0]) for one in given]
+    assert np.array_equal(together, expected, equal_nan=True)
+    assert np.array_equal(alone, expected, equal_nan=True)
+
+
+def test_ten_thousand_kinds_of_touches():
+    names = [f"k{i:05}" for i in range(10_000)]
+    frame = pd.DataFrame({"lead_id": "a", "channel": names, "occurred_at": "2026-01-02T00:00:00Z"})
+    dataset = Dataset.from_frames(touchpoints=frame)
+    features = FeatureSet.fit(EVERY, dataset)
+    said = dict(zip(features.names, features.compute(dataset, Cohort.at([0], "2026-01-03"))[0].tolist(), strict=True))
+    assert said["touch_count"] == 10_000
+    assert said["other_count"] == 10_000 - 32
+    assert said["distinct_channel"] == 33
+
+
+def test_time_grows_with_touches_and_not_with_their_square():
+    """A hundred times as many touches take less than a thousand times as long."""
+    spent = []
+    for count in (1_000, 100_000):
+        lead = np.zeros(count, np.int64)
+        at = np.arange(count, dtype=np.int64) * 1_000_003
+        kinds = [Kind("email", "click"), Kind("web"), Kind("call")]
+        none = AttributeColumns.none(1)
+        history = History.build(
+            1, lead, at, at, (at % 3).astype(np.int32), (at % 7).astype(np.float64), kinds, lead - 1, lead > 0
+        )
+        dataset = Dataset(np.array(["a"], object), lead[:1], lead[:1] + NEVER, history, none, Outcomes.none())
+        features = FeatureSet.fit(EVERY, dataset)
+        cohort = Cohort.at([0], int(at[-1]) + 1)
+        features.compute(dataset, cohort)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            features.compute(dataset, cohort)
+            times.append(time.perf_counter() - start)
+        spent.append(min(times))
+    assert spent[1] < 1_000 * spent[0]
 
 
 # Features as data.
@@ -638,15 +987,19 @@ TAMPERED = [
     (lambda features: features.to_json()[:-20], "not a feature set: JSONDecodeError"),
     (_first(feature="Median"),               "the kind of feature 'Median' is not known. Use the version that wrote"),
     (_second(weeks=[1]),                     "not a feature set: TypeError"),
-    (_second(by=["weekday"]),                "not a feature set: KeyError(('weekday',))"),
-    (_second(days=["x"]),                    "not a feature set: ValueError"),
+    (_second(by=["weekday"]),                "not a feature set: UsageError(\"by=('weekday',) tells no touches"),
+    (_second(days=["x"]),                    "not a feature set: UsageError(\"days=('x',): 'x' is no span"),
+    (_second(where=["=", 3]),                "not a feature set: UsageError(\"where=('=', 3) is no condition"),
     (_added(feature="Age"),                  "'age_days' is declared twice"),
-    (_added(feature="Decayed", half_life_days=[0]), "not a feature set: ZeroDivisionError"),
+    (_added(feature="Decayed", half_life_days=[0]), "not a feature set: UsageError('half_life_days=(0,): 0"),
     (_changed(lambda d: d.pop("names")),     "not a feature set: KeyError('names')"),
     (_changed(lambda d: d["names"].pop()),   "first at their number"),
     (_second(days=[8]),                      "first at 'touch_count_7d', now 'touch_count_8d'"),
     (_changed(lambda d: d["groups"]["channel"].remove("web")), "first at 'web_count', now 'other_count'"),
-    (_changed(lambda d: d["attributes"][1].update(words=None)),
+    (_changed(lambda d: d["attributes"][1].pop("reading")), "not a feature set: KeyError('reading')"),
+    (_changed(lambda d: d["attributes"][1].update(reading="text")),
+     "not a feature set: ValueError(\"no attribute is read as 'text'\")"),
+    (_changed(lambda d: d["attributes"][1].update(reading="number")),
      "first at 'lead_industry_is_cleaning', now 'lead_industry'"),
 ]
 # fmt: on

@@ -16,14 +16,19 @@ from features.history import Attributes, Outcomes
 from features.times import NEVER, isoformat
 
 KINDS = [("email", "click"), ("email", ""), ("web", ""), ("web", "click"), ("call", "demo"), ("other", ""), ("a_b", ""),
-         ("a", "b")]  # fmt: skip
+         ("a", "b"), ("proposal", "sent")]  # fmt: skip
 LATE_KINDS = [*KINDS, ("fair", ""), ("fair", "talk"), ("a", "new")]
 CELLS = [
     *(("industry", word) for word in (None, "cleaning", "painting", "other", "missing")),
     *(("size", number) for number in (None, 10.0, 9.0, 2.5, -0.0, "10", "9", "40.0", "1e3")),
     *(("code", either) for either in (None, "9", "10", "A7", 7.0, "07")),
+    *(("trial", either) for either in (None, *3 * ("true", "false"), 1.0, "0", 7.0, "maybe")),
+    *(("founded", day) for day in (None, "1970-01-05", "1969-12-31T23:00:00Z", "1850-06-01", "2200-02-28T01:02")),
+    *(("founded", day) for day in ("1970-01-05T10:00:00.000001+02:00", "0001-01-01T00:00:00+14:00", "1900-02-28")),
+    *(("founded", other) for other in ("soon", "1970-02-30", 1970.0, "19700105")),
 ]
-LATE_CELLS = [*CELLS, *((name, word) for name in ("industry", "size", "code") for word in ("new", "Zürich", 11.0))]
+NAMES = ("industry", "size", "code", "trial", "founded")
+LATE_CELLS = [*CELLS, *((name, word) for name in NAMES for word in ("new", "Zürich", 11.0))]
 OFFSETS = [0, 0, 1, -1, DAY // 2, 1_234_567_890]
 INSTANTS = [day * DAY + offset for day in sorted(range(-40, 41), key=abs) for offset in OFFSETS]
 DELAYS = [0, 0, 0, 1, DAY // 2, DAY, 5 * DAY, 30 * DAY]
@@ -83,13 +88,13 @@ def outcomes(times=INSTANTS, since=None):
 def leads(kinds=KINDS, cells=CELLS, times=INSTANTS, size=6):
     """Leads; now and then a touch is there a second time, recorded earlier or later."""
 
-    def lead(created, industry, number, mine, again, wait, facts, outcomes):
+    def lead(created, industry, size, trial, founded, mine, again, wait, facts, outcomes):
         twice = (
             [dict(mine[again], known=max(mine[again]["at"], mine[again]["known"] + wait))] if again < len(mine) else []
         )
         return {
             "created": created,
-            "attributes": {"industry": industry[1], "size": number[1]},
+            "attributes": {"industry": industry[1], "size": size[1], "trial": trial[1], "founded": founded[1]},
             "touches": [*mine, *twice],
             "facts": facts,
             "outcomes": outcomes,
@@ -97,8 +102,7 @@ def leads(kinds=KINDS, cells=CELLS, times=INSTANTS, size=6):
 
     columns = rows(
         created=times,
-        industry=[cell for cell in cells if cell[0] == "industry"],
-        number=[cell for cell in cells if cell[0] == "size"],
+        **{name: [cell for cell in cells if cell[0] == name] for name in ("industry", "size", "trial", "founded")},
         again=[9, 0, 1, 2],
         wait=[delay - DAY for delay in DELAYS],
     )
