@@ -123,7 +123,7 @@ def backtest(
     if as_json:
         _json(report.to_dict(result))
     else:
-        _print(report.terminal_table(result), *report.gains_in_words(result))
+        _print(report.terminal_table(result, _width()), *report.gains_in_words(result))
 
 
 @app.command(epilog="Example: touchstone score build/leads --output scored.csv --as-of 2026-06-25")
@@ -371,7 +371,7 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
             "notes": list(trained.notes), "backtest": report.to_dict(trained.backtest),
         })  # fmt: skip
         return
-    _print(report.terminal_table(trained.backtest), *report.gains_in_words(trained.backtest), *trained.notes)
+    _print(report.terminal_table(trained.backtest, _width()), *report.gains_in_words(trained.backtest), *trained.notes)
     role = "champion" if trained.champion else "challenger"
     _print(
         f"{card.model}, fitted on {rows:,} rows with {purchases:,} purchases, is version {card.version} ({role}) in "
@@ -433,11 +433,17 @@ def _json(document: Any) -> None:
 def _print(*parts: Any, style: str | None = None) -> None:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 160
     # Headings and paths of others go through here: brackets and colons in them mean themselves.
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    console = Console(width=_width(), highlight=False, markup=False, emoji=False)
     for part in parts:
         console.print(part, style=style, soft_wrap=isinstance(part, str))
+
+
+def _width() -> int:
+    """Characters of a line: the terminal's, or enough for anything where there is none."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
 
 
 def _warn(text: str, kind: str = "warning: ") -> None:

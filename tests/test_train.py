@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import mlflow
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from oracle import DAY
+from rich.console import Console
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
@@ -20,6 +22,7 @@ from models import PointsTable, candidates, load_bundle
 from training import Experiment, backtest, train
 from training.labels import snapshots
 from training.metrics import MEASURES, information_captured
+from training.report import terminal_table
 from training.simulate import simulate
 from training.train import _choose, fit
 
@@ -417,3 +420,18 @@ def test_what_is_wrong_with_an_experiment_is_named(text, said, tmp_path):
 def test_an_experiment_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere\.toml: not an experiment: .*No such file"):
         Experiment.read(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_table_is_whole_on_a_terminal_of_any_width(small, width):
+    result = backtest(small, QUICK, candidates())
+    console = Console(width=width, file=StringIO(), markup=False)
+    console.print(terminal_table(result, width))
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert all(len(line) <= width for line in shown.splitlines())
+    for name in result.probability:
+        caught = result.evaluation.estimate(name, "caught")
+        assert f"{caught.value:.1%}" in shown
+        assert f"{caught.low:.1%}-{caught.high:.1%}" in shown
+    assert ("PR-AUC" in shown) == (width >= 100)

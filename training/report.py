@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from features.times import isoformat
@@ -11,27 +14,31 @@ from training.backtest import Backtest
 from training.metrics import MEASURES, Estimate
 
 _SHOWN = ("log_loss", "brier", "auc", "pr_auc", "lift", "caught", "ratio")
+_SHOWN_NARROW = ("log_loss", "brier", "auc", "lift", "caught")
+_WIDE = 100
 
 
-def comparison(result: Backtest) -> tuple[list[str], list[list[str]]]:
+def comparison(result: Backtest, measures: Sequence[str] = _SHOWN) -> tuple[list[str], list[list[str]]]:
     """Returns the headings and rows of the models side by side; best log loss last, intervals by lead behind."""
     capacity = f"{result.experiment.capacity:.0%}"
-    headings = ["model"] + [
-        f"{m.title} at {capacity}" if m.name in ("lift", "caught") else m.title for m in MEASURES if m.name in _SHOWN
-    ]
+    title = {m.name: f"{m.title} at {capacity}" if m.name in ("lift", "caught") else m.title for m in MEASURES}
     names = sorted(result.probability, key=lambda name: -result.evaluation.estimate(name, "log_loss").value)
-    rows = [[name, *(_figure(m, result.evaluation.estimate(name, m)) for m in _SHOWN)] for name in names]
-    return headings, rows
+    rows = [[name, *(_figure(m, result.evaluation.estimate(name, m)) for m in measures)] for name in names]
+    return ["model", *(title[measure] for measure in measures)], rows
 
 
-def terminal_table(result: Backtest) -> Table:
-    """The comparison for a terminal."""
-    headings, rows = comparison(result)
-    table = Table(title=heading(result), title_justify="left", caption="95 % intervals resample whole leads")
+def terminal_table(result: Backtest, width: int) -> Table:
+    """The comparison for a terminal of some width in characters; a narrow one gets fewer measures, but whole."""
+    headings, rows = comparison(result, _SHOWN if width >= _WIDE else _SHOWN_NARROW)
+    table = Table(
+        title=heading(result), title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        caption="95 % intervals resample whole leads", caption_justify="left",
+    )  # fmt: skip
     for k, text in enumerate(headings):
-        table.add_column(text, justify="left" if k == 0 else "right")
+        table.add_column(text, justify="left" if k == 0 else "right", no_wrap=k == 0)
     for row in rows:
-        table.add_row(*(cell.replace(" (", "\n(") for cell in row), style="bold" if row is rows[-1] else "")
+        figures = (re.sub(r"\b0\.", ".", cell.replace(" (", "\n").rstrip(")")) for cell in row[1:])
+        table.add_row(row[0], *figures, style="bold" if row is rows[-1] else "")
     return table
 
 
