@@ -5,8 +5,8 @@ library trusts what it is given, so a damaged model text kills the process or tr
 texts are checked here first, and `check_in_child` lets a process of its own try one.
 
 The library also keeps its number of threads in one variable for the whole process, and calls that disagree about it
-crash. So it always works on one thread here, and rows are shared out among Python's threads, which hold no GIL
-meanwhile. Do not predict while the lightgbm package trains in another thread of the same process.
+crash. So it always works on one thread here; callers share rows out among Python's threads, which hold no GIL
+meanwhile (`models.scorer` does). Do not predict while the lightgbm package trains in another thread of the same process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,7 +91,7 @@ class Booster:
             raise _damaged(f"LightGBM reads {iterations.value} of its {model.trees} trees")
         return booster
 
-    def predict(self, matrix: Matrix, threads: int = 1) -> Floats:
+    def predict(self, matrix: Matrix) -> Floats:
         """Predicts every row of a C-contiguous (n, features) matrix: (n,), to the bit as LightGBM does itself."""
         if (
             not isinstance(matrix, np.ndarray)
@@ -102,8 +101,6 @@ class Booster:
             or not matrix.flags.c_contiguous
         ):
             raise ModelError(self._refusal(matrix))
-        if threads < 1:
-            raise ModelError(f"threads is {threads}; it must be 1 or more.")
         rows = matrix.shape[0]
         out = np.empty(rows)
         if rows == 1:
@@ -112,18 +109,8 @@ class Booster:
             _call(self._predict_row, self._fast, matrix.tobytes(), ctypes.byref(length), ctypes.byref(result))
             out[0] = result.value
             return out
-        block = max(1, min(_BLOCK, -(-rows // threads)))
-        starts = range(0, rows, block)
-
-        def fill(start: int) -> None:
-            self._fill(matrix[start : start + block], out[start : start + block])
-
-        if threads == 1:
-            for start in starts:
-                fill(start)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, starts))
+        for start in range(0, rows, _BLOCK):
+            self._fill(matrix[start : start + _BLOCK], out[start : start + _BLOCK])
         return out
 
     def _fill(self, matrix: Matrix, out: Floats) -> None:

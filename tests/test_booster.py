@@ -74,8 +74,7 @@ def test_equals_lightgbm_to_the_bit(kind: str) -> None:
     expected = model.predict(rows, num_threads=1)
     assert len(np.unique(expected)) > 500 or kind == "stumps"
     assert ours.feature_names == tuple(model.feature_name())
-    for threads in (1, 2, 3):
-        np.testing.assert_array_equal(ours.predict(rows, threads=threads), expected)
+    np.testing.assert_array_equal(ours.predict(rows), expected)
     single = [ours.predict(rows[row : row + 1]) for row in range(500)]
     assert {result.shape for result in single} == {(1,)} and {result.dtype for result in single} == {np.dtype(float)}
     np.testing.assert_array_equal(np.concatenate(single), expected[:500])
@@ -94,16 +93,13 @@ def test_a_long_matrix_is_predicted_in_blocks(
     monkeypatch.setattr(booster, "_BLOCK", 100)
     monkeypatch.setattr(Booster, "_fill", recorded)
     rows = some_rows(1_001)
-    for threads, expected in ((1, [100] * 10 + [1]), (2, [100] * 10 + [1]), (20, [51] * 19 + [32])):
-        blocks.clear()
-        np.testing.assert_array_equal(Booster.from_text(text).predict(rows, threads), original.predict(rows))
-        assert sorted(blocks) == sorted(expected)
+    np.testing.assert_array_equal(Booster.from_text(text).predict(rows), original.predict(rows))
+    assert blocks == [100] * 10 + [1]
 
 
 def test_no_rows_give_no_predictions(text: str) -> None:
-    for threads in (1, 2):
-        result = Booster.from_text(text).predict(np.empty((0, FEATURES), np.float32), threads)
-        assert result.shape == (0,) and result.dtype == np.float64
+    result = Booster.from_text(text).predict(np.empty((0, FEATURES), np.float32))
+    assert result.shape == (0,) and result.dtype == np.float64
 
 
 def test_a_result_stays_as_it_was(text: str) -> None:
@@ -122,7 +118,7 @@ def test_threads_share_a_booster(original: lightgbm.Booster, text: str) -> None:
         for _ in range(200):
             start = chosen.randrange(len(rows))
             stop = chosen.choice([start + 1, start + 1, start + 70])
-            result = ours.predict(rows[start:stop], threads=chosen.choice([1, 1, 2, 5]))
+            result = ours.predict(rows[start:stop])
             if not np.array_equal(result, expected[start:stop]):
                 return False
         return True
@@ -170,12 +166,6 @@ def test_refuses_a_matrix_it_would_misread(text: str, matrix: Any, received: str
     expected = f"A booster predicts a C-contiguous float32 matrix of shape (n, 12); got {received}."
     with pytest.raises(ModelError, match=f"^{re.escape(expected)}$"):
         Booster.from_text(text).predict(matrix)
-
-
-@pytest.mark.parametrize("rows", [0, 1, 2])
-def test_refuses_no_threads(text: str, rows: int) -> None:
-    with pytest.raises(ModelError, match="threads is 0; it must be 1 or more"):
-        Booster.from_text(text).predict(some_rows(rows), threads=0)
 
 
 def test_refuses_every_truncation(text: str) -> None:
