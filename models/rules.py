@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from features.aggregates import Age, Attributes, Count, DaysSince
+from features.definitions import KIND
 from features.errors import ModelError, UsageError
 from features.feature import FeatureSet, Reading, Vocabulary
 from features.history import Bools, Dataset, Floats, Ints, Kind, Matrix
@@ -40,7 +41,6 @@ DEFAULT_POINTS: tuple[tuple[str, float], ...] = (
 )
 """Points by the first of these words that stands in a kind's name, in the manner of marketing tools' templates."""
 _UNKNOWN_POINTS = 5.0
-_KIND = ("channel", "action")
 
 
 class AttributeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,8 +143,8 @@ class Rules:
             name = kind_word(rule.name)
             words.setdefault(name, {}).update({} if rule.equals is None else {attribute_word(rule.equals): None})
         attributes: dict[str, Reading] = {name: tuple(mine) or "number" for name, mine in words.items()}
-        count = Count(by=_KIND, days=(table.expire_days,))
-        features = FeatureSet((DaysSince(), Age(), count, Attributes()), Vocabulary({_KIND: kinds}, attributes))
+        count = Count(by=KIND, days=(table.expire_days,))
+        features = FeatureSet((DaysSince(), Age(), count, Attributes()), Vocabulary({KIND: kinds}, attributes))
         place = {name: i for i, name in enumerate(features.names)}
         ending = "" if table.expire_days is None else f"_{table.expire_days:g}d"
         column = [place[f"{name}_count{ending}"] for name in kinds] + [place[rule.column] for rule in table.attributes]

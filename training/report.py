@@ -13,7 +13,7 @@ from features.times import isoformat
 from training.backtest import Backtest
 from training.metrics import MEASURES, Estimate
 
-_SHOWN = ("log_loss", "brier", "auc", "pr_auc", "lift", "caught", "ratio")
+_SHOWN = tuple(measure.name for measure in MEASURES)
 _SHOWN_NARROW = ("log_loss", "brier", "auc", "lift", "caught")
 _WIDE = 100
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import TouchstoneError
@@ -15,6 +15,7 @@ from training import tracking
 from training.backtest import Backtest, Progress, backtest
 from training.experiment import Experiment
 from training.labels import purchases, snapshots
+from training.metrics import MEASURES
 
 TRAINED = Path("models/trained")
 """Where bundles are exported to: a folder a version, and links named champion and challenger."""
@@ -34,7 +35,7 @@ class Trained:
     """Whether it serves by default from now on: the first model of a project does."""
     learned_from: tuple[int, int]
     """Rows of the final fit, and the leads among them that bought."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -81,7 +82,7 @@ def fit(
     asked = known.open_at(until)
     probability = model.predict(recipe.features.compute(known, asked))
     tiers = Tiers.for_shares(probability, version=isoformat(until)[:10])
-    evaluation = result.evaluation
+    ranks, evaluation = percentiles(probability), result.evaluation
 
     def make(version: str) -> Scorer:
         card = Card(
@@ -91,11 +92,8 @@ def fit(
             features=recipe.features.fingerprint,
             known_until=isoformat(until),
             dataset=known.digest,
-            percentiles=percentiles(probability),
-            backtest={
-                name: list(evaluation.estimate(candidate.name, name))
-                for name in ("log_loss", "brier", "auc", "pr_auc", "lift", "caught", "ratio")
-            },
+            percentiles=ranks,
+            backtest={measure.name: list(evaluation.estimate(candidate.name, measure.name)) for measure in MEASURES},
         )
         return Scorer(recipe.features, model, card, tiers)
 
