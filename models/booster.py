@@ -6,7 +6,7 @@ texts are checked here first, and `check_in_child` lets a process of its own try
 
 The library also keeps its number of threads in one variable for the whole process, and calls that disagree about it
 crash. So it always works on one thread here; callers share rows out among Python's threads, which hold no GIL
-meanwhile (`models.scorer` does). Do not predict while the lightgbm package trains in another thread of the same process.
+meanwhile (`models.scorer` does). Do not predict while the lightgbm package trains in another thread of the process.
 """
 
 from __future__ import annotations

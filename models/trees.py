@@ -25,10 +25,10 @@ PARAMETERS: dict[str, Any] = {
     "num_threads": 1,
     "verbosity": -1,
 }
-"""Few leaves and slow steps: won at every size measured, and a search by cross-validation was worse.
+"""Few leaves and slow steps: on simulated journeys they won at every size measured, from 61 to 1,052 buyers.
 
 The trees are the same for any number of threads. One, for more wait for each other by spinning: beside other work on
-two cores they took six times the processor time, and twice as long.
+two cores they took six times the processor time.
 """
 ROUNDS = 200
 

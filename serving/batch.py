@@ -1,4 +1,4 @@
-"""Scores a list: every open lead of a dataset, written as CSV or Parquet."""
+"""Lists of every open lead of a dataset, with their scores or their features, written as CSV or Parquet."""
 
 from __future__ import annotations
 
