@@ -160,7 +160,7 @@ def _sums_text(sums: Mapping[str, str]) -> str:
 
 
 def _golden(scorer: Scorer) -> tuple[Golden, ...]:
-    """Scores made-up leads that touch every kind and word the model knows; no real lead goes into a bundle.
+    """Scores leads made up of kinds and words the model knows, by a fixed lot; no real lead goes into a bundle.
 
     Names longer than a record may hold are left out: tables take them, and a bundle must load again.
     """
