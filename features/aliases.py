@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.history import Ids, Ints
-from features.parsing import TEXT
+from features.history import Codes, Ids, Ints
+from features.parsing import TEXT, codes
 from features.times import NEVER
 
 Links = Mapping[str, tuple[str, int]]
@@ -46,23 +46,25 @@ class LeadIndex:
             index=pd.Index(list(links), dtype=object),
         )
 
-    def find(self, names: pa.Array) -> Ints:
+    def find(self, names: pa.DictionaryArray) -> Codes:
         """The lead of exactly each id; -1 where there is none."""
-        return np.asarray(pc.index_in(names, value_set=self._values).fill_null(-1)).astype(np.int64)
+        place = pc.index_in(names.dictionary, value_set=self._values).fill_null(-1)
+        return np.append(np.asarray(place, np.int32), np.int32(-1))[codes(names)]
 
-    def copies(self, names: pa.Array) -> tuple[Ints, Ints, Ints]:
+    def copies(self, names: pa.DictionaryArray) -> tuple[Codes, Ints, Ints]:
         """Returns (lead, row, since) of every lead that each row counts for, and from when on it is known to."""
         lead = self.find(names)
         found = [(lead, np.arange(len(names)), np.full(len(names), -NEVER))]
         if self.links:
-            rows = np.flatnonzero(np.asarray(pc.is_in(names, value_set=pa.array(list(self.links), TEXT))))
+            linked = np.asarray(pc.is_in(names.dictionary, value_set=pa.array(list(self.links), TEXT)))
+            rows = np.flatnonzero(np.append(linked, False)[codes(names)])
             current = np.array(names.take(pa.array(rows)).to_pylist(), object)
             since = np.full(len(rows), -NEVER)
             while len(rows):
                 target = self._targets.loc[current]
                 since = np.maximum(since, target["at"].to_numpy(np.int64))
                 current = target["to"].to_numpy(object)
-                found.append((self.find(pa.array(current, TEXT)), rows, since))
+                found.append((self.find(pa.array(current, TEXT).dictionary_encode()), rows, since))
                 more = np.array([name in self.links for name in current], np.bool_)
                 rows, current, since = rows[more], current[more], since[more]
         lead, rows, since = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -72,6 +74,6 @@ class LeadIndex:
     def merged_at(self) -> Ints:
         """(leads,) from when on each lead's id means another; NEVER for most."""
         merged = np.full(len(self.ids), NEVER, np.int64)
-        own = self.find(pa.array(list(self.links), TEXT))
+        own = self.find(pa.array(list(self.links), TEXT).dictionary_encode())
         merged[own[own >= 0]] = self._targets["at"].to_numpy(np.int64)[own >= 0]
         return merged

@@ -125,12 +125,12 @@ class Part:
         self.reading.rejects.add(self.source, column, {row: says[row] for row in rows[self.good[rows]].tolist()})
         self.good[rows] = False
 
-    def words(self, name: str, *, required: bool = False) -> pa.Array:
-        """A column as text without surrounding blanks; null where empty."""
+    def words(self, name: str, *, required: bool = False) -> pa.DictionaryArray:
+        """A column as codes into its distinct words, without surrounding blanks; null where empty."""
         if name not in self.columns:
-            return pa.nulls(len(self.good), parsing.TEXT)
-        words = parsing.text(self.columns[name], self.spec.missing)
-        if required and words.null_count:
+            return pa.DictionaryArray.from_arrays(pa.nulls(len(self.good), pa.int32()), pa.array([], parsing.TEXT))
+        words = parsing.coded(self.columns[name], self.spec.missing)
+        if required and words.indices.null_count:
             self._require(name, np.asarray(words.is_null()))
         return words
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
@@ -20,6 +22,7 @@ from numba import njit
 
 from features.errors import TableError, UsageError
 from features.times import NEVER, US_PER_DAY, Time, to_us
+from features.touchpoints import DELIVERED, ENGAGED, mail_steps
 from features.words import number_word, word_number
 
 if TYPE_CHECKING:
@@ -47,6 +50,11 @@ class Kind(NamedTuple):
     def name(self) -> str:
         """The kind in one word, e.g. `email_click`."""
         return f"{self.channel}_{self.action}" if self.action else self.channel
+
+
+_AUTOMATED, _MINUTE = 2_000_000, 60_000_000
+_MANY = 1 << 20
+"""Touches from which on columns are moved by several threads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,39 +136,54 @@ class History:
     """(n,) NaN where the touch has none."""
     kinds: tuple[Kind, ...]
     """The distinct kinds, sorted."""
+    automated: int = 0
+    """How many opens and clicks were left out when it was built, for machines made them."""
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
         """Reads a touchpoints table; leads are indexed in the sorted order of their ids."""
         history = Dataset.from_frames(touchpoints=frame).history
-        return cls(history.offsets, history.at, history.known, history.kind, history.value, history.kinds)
+        return cls(*(getattr(history, entry.name) for entry in fields(cls)))
 
     @classmethod
     def build(
         cls,
         leads: int,
-        lead: Ints,
+        lead: Codes,
         at: Ints,
         known: Ints,
         kind: Codes,
         value: Floats,
         kinds: Sequence[Kind],
-        message: Ints,
-        dated: Bools,
+        message: Codes | None = None,
+        dated: Bools | None = None,
     ) -> Self:
-        """Sorts touches and drops duplicates.
+        """Sorts touches, and leaves out duplicates and what machines opened and clicked.
 
         `message` codes the message ids (-1: none) and `dated` marks touches that carry only a date. Duplicates are
         the same message of one lead, or without a message the same row unless it is only dated; the one that was
-        known first stays.
+        known first stays. A mail opened or clicked within 2 seconds of its delivery was so by a machine: programs that
+        check mail follow all its links at once.
         """
         if any(kinds[i] >= kinds[i + 1] for i in range(len(kinds) - 1)):
             order = sorted(range(len(kinds)), key=kinds.__getitem__)
             rank = np.empty(len(kinds), np.int32)
             rank[order] = np.arange(len(kinds), dtype=np.int32)
             kind, kinds = rank[kind], [kinds[i] for i in order]
-        offsets, order_ = _sort_touches(leads, lead, at, known, kind, value, message, dated)
-        return cls(offsets, at[order_], known[order_], kind[order_], value[order_], tuple(kinds))
+        columns: dict[str, npt.NDArray[Any]] = {"at": at, "kind": kind, "value": value}
+        columns |= {} if known is at else {"known": known}
+        columns |= {} if message is None else {"message": message}
+        columns |= {} if dated is None else {"dated": dated}
+        offsets, place = _group(leads, lead)
+        columns = dict(zip(columns, _scatter_all(place, list(columns.values())), strict=True))
+        at, kind, value = columns["at"], columns["kind"], columns["value"]
+        known, apart = columns.get("known", at), "known" in columns
+        message, dated = columns.get("message", np.empty(0, np.int32)), columns.get("dated", np.empty(0, np.bool_))
+        kept, automated = _put_in_order(offsets, at, known, kind, value, message, dated, mail_steps(kinds), apart)
+        if kept < len(at):
+            at, kind, value = at[:kept].copy(), kind[:kept].copy(), value[:kept].copy()
+            known = known[:kept].copy() if apart else at
+        return cls(offsets, at, known, kind, value, tuple(kinds), automated)
 
     def __len__(self) -> int:
         return len(self.at)
@@ -461,6 +484,37 @@ def _word_order(word: str) -> tuple[bool, float, str]:
     return (True, 0.0, word) if math.isnan(number) else (False, number, word)
 
 
+def _scatter_all(place: Codes, columns: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    if len(place) < _MANY:
+        return [_scatter(place, column) for column in columns]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(partial(_scatter, place), columns))
+
+
+@njit(cache=True)
+def _group(leads: int, lead: Codes) -> tuple[Ints, Codes]:
+    """Returns (leads + 1,) offsets of each lead's rows, and (n,) the place of each row among rows grouped by lead."""
+    n = len(lead)
+    offsets = np.zeros(leads + 1, np.int64)
+    for i in range(n):
+        offsets[lead[i] + 1] += 1
+    for k in range(leads):
+        offsets[k + 1] += offsets[k]
+    fill, place = offsets[:-1].astype(np.int32), np.empty(n, np.int32)
+    for i in range(n):
+        place[i] = fill[lead[i]]
+        fill[lead[i]] += 1
+    return offsets, place
+
+
+@njit(cache=True, nogil=True)
+def _scatter(place: Codes, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    out = np.empty_like(column)
+    for i in range(len(column)):
+        out[place[i]] = column[i]
+    return out
+
+
 @njit(cache=True)
 def _before(i: int, j: int, at: Ints, kind: Codes, value: Floats, known: Ints) -> bool:
     """Whether touch i comes before touch j in the order within a lead."""
@@ -502,69 +556,123 @@ def _sort_lead(rows: Ints, spare: Ints, at: Ints, kind: Codes, value: Floats, kn
 
 
 @njit(cache=True)
-def _repeats_message(rows: Ints, message: Ints, known: Ints) -> Bools:
-    """Marks, among one lead's sorted touches, those whose message came in earlier (or as early, sorted before)."""
-    n = len(rows)
-    repeated = np.zeros(n, np.bool_)
-    order = np.argsort(message[rows], kind="mergesort")
-    best = -1
-    for k in order:
-        if message[rows[k]] < 0:
-            continue
-        if best >= 0 and message[rows[best]] == message[rows[k]]:
-            if known[rows[k]] < known[rows[best]]:
-                repeated[best] = True
-                best = k
-            else:
-                repeated[k] = True
-        else:
-            best = k
-    return repeated
+def _permute(column: npt.NDArray[Any], lo: int, rows: Ints) -> None:
+    column[lo : lo + len(rows)] = column[rows]
 
 
 @njit(cache=True)
-def _sort_touches(
-    leads: int, lead: Ints, at: Ints, known: Ints, kind: Codes, value: Floats, message: Ints, dated: Bools
-) -> tuple[Ints, Ints]:
-    """Returns each lead's offsets and the rows that stay, grouped by lead and in order."""
-    n = len(lead)
-    starts = np.zeros(leads + 1, np.int64)
-    for i in range(n):
-        starts[lead[i] + 1] += 1
-    longest = 0
-    for k in range(leads):
-        longest = max(longest, starts[k + 1])
-        starts[k + 1] += starts[k]
-    rows, fill = np.empty(n, np.int64), starts[:-1].copy()
-    any_message = False
-    for i in range(n):
-        rows[fill[lead[i]]] = i
-        fill[lead[i]] += 1
-        any_message |= message[i] >= 0
-    spare, offsets, kept = np.empty(longest, np.int64), np.zeros(leads + 1, np.int64), 0
-    for k in range(leads):
-        mine = rows[starts[k] : starts[k + 1]]
-        _sort_lead(mine, spare, at, kind, value, known)
-        repeated = _repeats_message(mine, message, known) if any_message else np.zeros(0, np.bool_)
-        plain = -1
-        for j in range(len(mine)):
-            row = mine[j]
-            if any_message and repeated[j]:
+def _mark_duplicates(
+    drop: Bools, lo: int, at: Ints, known: Ints, kind: Codes, value: Floats, message: Codes, dated: Bools
+) -> None:
+    """Marks, among one lead's sorted touches, those that are there twice, but for the one that was known first."""
+    n = len(drop)
+    if len(message):
+        # Of a message the one that came in first stays; of those that came in at once, the one sorted first.
+        best = -1
+        for k in np.argsort(message[lo : lo + n], kind="mergesort"):
+            if message[lo + k] < 0:
                 continue
-            if message[row] < 0 and not dated[row]:
-                same = (
-                    plain >= 0
-                    and at[plain] == at[row]
-                    and kind[plain] == kind[row]
-                    and (value[plain] == value[row] or (np.isnan(value[plain]) and np.isnan(value[row])))
-                )
-                if same:
-                    continue
-                plain = row
-            rows[kept] = row
-            kept += 1
+            if best >= 0 and message[lo + best] == message[lo + k]:
+                if known[lo + k] < known[lo + best]:
+                    drop[best] = True
+                    best = k
+                else:
+                    drop[k] = True
+            else:
+                best = k
+    plain = -1
+    for k in range(lo, lo + n):
+        if (len(message) and message[k] >= 0) or (len(dated) and dated[k]):
+            continue
+        if (
+            plain >= 0
+            and at[plain] == at[k]
+            and kind[plain] == kind[k]
+            and (value[plain] == value[k] or (np.isnan(value[plain]) and np.isnan(value[k])))
+        ):
+            drop[k - lo] = True
+        else:
+            plain = k
+
+
+@njit(cache=True)
+def _mark_automated(drop: Bools, lo: int, at: Ints, known: Ints, kind: Codes, dated: Bools, step: Codes) -> int:
+    """Marks one lead's opens and clicks within `_AUTOMATED` of a delivery that was known by then; returns how many.
+
+    Where both carry the same whole minute, the clock may be too coarse to tell.
+    """
+    n, marked, sent, seen, begin = len(drop), 0, -NEVER, NEVER, 0
+    while begin < n:
+        now, end = at[lo + begin], begin
+        fresh = NEVER
+        while end < n and at[lo + end] == now:
+            if step[kind[lo + end]] == DELIVERED and not drop[end] and not (len(dated) and dated[lo + end]):
+                fresh = min(fresh, known[lo + end])
+            end += 1
+        if fresh < NEVER:
+            sent, seen = now, fresh
+        if now - _AUTOMATED <= sent and (sent < now or now % _MINUTE != 0):
+            for k in range(begin, end):
+                timed = not (len(dated) and dated[lo + k])
+                if step[kind[lo + k]] == ENGAGED and timed and not drop[k] and seen <= known[lo + k]:
+                    drop[k] = True
+                    marked += 1
+        begin = end
+    return marked
+
+
+@njit(cache=True)
+def _put_in_order(
+    offsets: Ints, at: Ints, known: Ints, kind: Codes, value: Floats, message: Codes, dated: Bools, step: Codes,
+    apart: bool,
+) -> tuple[int, int]:  # fmt: skip
+    """Sorts the touches of each lead in place and closes the gaps of those that do not stay.
+
+    Returns how many stay, and how many of the others machines made. Unless `apart`, `known` is the same array as `at`.
+    """
+    leads, longest = len(offsets) - 1, 0
+    for k in range(leads):
+        longest = max(longest, offsets[k + 1] - offsets[k])
+    rows, spare, drops = np.empty(longest, np.int64), np.empty(longest, np.int64), np.zeros(longest, np.bool_)
+    mails = (step == ENGAGED).any() and (step == DELIVERED).any()
+    kept, automated, lo = 0, 0, 0
+    for k in range(leads):
+        hi = offsets[k + 1]
+        n = hi - lo
+        ordered = True
+        for i in range(lo + 1, hi):
+            if at[i - 1] >= at[i] and _before(i, i - 1, at, kind, value, known):
+                ordered = False
+                break
+        if not ordered:
+            mine = rows[:n]
+            for i in range(n):
+                mine[i] = lo + i
+            _sort_lead(mine, spare, at, kind, value, known)
+            if apart:
+                _permute(known, lo, mine)
+            _permute(at, lo, mine)
+            _permute(kind, lo, mine)
+            _permute(value, lo, mine)
+            if len(message):
+                _permute(message, lo, mine)
+            if len(dated):
+                _permute(dated, lo, mine)
+        drop = drops[:n]
+        drop[:] = False
+        _mark_duplicates(drop, lo, at, known, kind, value, message, dated)
+        if mails:
+            automated += _mark_automated(drop, lo, at, known, kind, dated, step)
+        for i in range(n):
+            if not drop[i]:
+                if kept < lo + i:
+                    at[kept], kind[kept], value[kept] = at[lo + i], kind[lo + i], value[lo + i]
+                    if apart:
+                        known[kept] = known[lo + i]
+                kept += 1
         offsets[k + 1] = kept
-    return offsets, rows[:kept]
+        lo = hi
+    return kept, automated
 
 
 @njit(cache=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import UsageError
-from features.history import Bools, Floats, Ids, Ints
+from features.history import Bools, Codes, Floats, Ids, Ints
 from features.times import US_PER_DAY, find_zone
 from features.words import attribute_word, number_word, word_number
 
@@ -43,21 +43,29 @@ class Times:
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
-    """One array of a column's chunks, its text as `TEXT` and categories as what they stand for."""
+    """One array of a column's chunks; text is `TEXT`, and categories stay codes into what they stand for."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+        return column.unify_dictionaries().combine_chunks() if column.num_chunks else pa.array([], kind)
     if pa.types.is_string(kind) or pa.types.is_string_view(kind) or pa.types.is_binary(kind):
-        kind = TEXT
-    return pa.concat_arrays(column.cast(kind).chunks) if column.num_chunks else pa.array([], kind)
+        column = column.cast(TEXT)
+    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """Categories as what they stand for."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def text(column: pa.Array, missing: Sequence[str] = ()) -> pa.Array:
     """A column as text without surrounding blanks; null where empty or a word for missing."""
+    column = plain(column)
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
     if pa.types.is_floating(column.type):
         column = _float_words(column)
+    if pa.types.is_integer(column.type) and not missing:
+        return column.cast(TEXT)
     words = pc.utf8_trim_whitespace(column.cast(TEXT))
     for word in ("", *missing):
         blank = pc.equal(words, word)
@@ -66,8 +74,24 @@ def text(column: pa.Array, missing: Sequence[str] = ()) -> pa.Array:
     return words
 
 
+def coded(column: pa.Array, missing: Sequence[str] = ()) -> pa.DictionaryArray:
+    """A column as codes into its distinct words as `text` makes them; null where that is.
+
+    Only the distinct words are looked at, which are few beside the rows.
+    """
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    words = text(column.dictionary, missing)
+    again = words.dictionary_encode()
+    places = column.indices.cast(pa.int32())
+    if len(again.dictionary) == len(words):
+        return pa.DictionaryArray.from_arrays(places, words)
+    return pa.DictionaryArray.from_arrays(again.indices.take(places), again.dictionary)
+
+
 def numbers(column: pa.Array, missing: Sequence[str] = ()) -> tuple[Floats, dict[int, str]]:
     """A column as numbers, NaN where empty; and what is wrong."""
+    column = plain(column)
     if is_number(column.type):
         values = _floats(column)
         given = values == values
@@ -86,16 +110,16 @@ def numbers(column: pa.Array, missing: Sequence[str] = ()) -> tuple[Floats, dict
 
 def cells(column: pa.Array, missing: Sequence[str] = ()) -> Ids:
     """A column of attribute values as Python numbers, words or None; text that is numbers throughout is numbers."""
-    if is_number(column.type):
-        values = _floats(column)
+    if is_number(plain(column).type):
+        values = _floats(plain(column))
         found = values.astype(object)
         found[~np.isfinite(values)] = None
         return found
-    coded = text(column, missing).dictionary_encode()
-    words = [attribute_word(word) for word in coded.dictionary.to_pylist()]
+    found = coded(column, missing)
+    words = [attribute_word(word) for word in found.dictionary.to_pylist()]
     values = np.array([word_number(word) for word in words])
     lookup = np.array([*(words if np.isnan(values).any() else values.tolist()), None], object)
-    return np.asarray(lookup[codes(coded)], object)
+    return np.asarray(lookup[codes(found)], object)
 
 
 def times(
@@ -107,6 +131,7 @@ def times(
     `zone` or UTC. A leap second is the last microsecond of its minute. Where clocks go back, the hour that comes twice
     means the first; where they go forward, a time in the hour that is left out means its end.
     """
+    column = plain(column)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return _typed_times(column, zone)
     words = text(column, missing)
@@ -115,9 +140,9 @@ def times(
         instants = _cast_times(words, "UTC")
         if instants is not None:
             return Times(instants, np.zeros(len(words), np.bool_), empty, {})
-    coded = words.dictionary_encode()
-    at, dated, wrong = _distinct_times(coded.dictionary, zone, date_format)
-    mine = codes(coded)
+    distinct = words.dictionary_encode()
+    at, dated, wrong = _distinct_times(distinct.dictionary, zone, date_format)
+    mine = codes(distinct)
     bad = np.flatnonzero(np.isin(mine, list(wrong))) if wrong else ()
     return Times(np.append(at, 0)[mine], np.append(dated, False)[mine], empty, {int(k): wrong[mine[k]] for k in bad})
 
@@ -130,9 +155,10 @@ def local_days(at: Ints, zone: str | None) -> Ints:
     return _microseconds(local.tz_localize(None)) // US_PER_DAY
 
 
-def codes(coded: pa.DictionaryArray) -> Ints:
+def codes(words: pa.DictionaryArray) -> Codes:
     """The place in the dictionary of each value, and the place behind it for those that are missing."""
-    return np.asarray(coded.indices.fill_null(len(coded.dictionary))).astype(np.int64)
+    places = words.indices
+    return np.asarray(places.fill_null(len(words.dictionary)) if places.null_count else places, np.int32)
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -100,14 +100,13 @@ def dataset_of(records: Sequence[LeadRecord]) -> Dataset:
     count = len(records)
     history = History.build(
         count,
-        np.array(lead, np.int64),
+        np.array(lead, np.int32),
         np.array(at, np.int64),
         np.array(known, np.int64),
         code[np.array(kind, np.int64)] if kind else np.empty(0, np.int32),
         np.array(value, np.float64),
         distinct,
-        np.array(message, np.int64),
-        np.zeros(len(at), np.bool_),
+        np.array(message, np.int32) if messages else None,
     )
     ids = np.empty(count, object)
     ids[:] = [record.lead_id for record in records]

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from features.aliases import LeadIndex, Links, chain_of
 from features.columns import COLUMNS, Part, Reading, listed
@@ -50,6 +52,8 @@ class ReadReport:
     """Rows read from each table."""
     duplicates: int
     """Touches that were there twice and count once."""
+    automated: int
+    """Mails opened or clicked by machines, which do not count."""
     quarantined: Mapping[str, int]
     """Rows set aside, by the file they were written to."""
     notes: tuple[str, ...] = ()
@@ -60,6 +64,7 @@ class ReadReport:
         """The report in lines of text."""
         told = [f"{count:,} rows of {name}" for name, count in self.rows.items()]
         told += [f"{self.duplicates:,} duplicate touches count once"] if self.duplicates else []
+        told += [f"{self.automated:,} automated opens and clicks do not count"] if self.automated else []
         told += [f"{reason}: {count:,} rows" for reason, count in self.left_out.items()]
         told += [f"{count:,} rows set aside in {path}" for path, count in self.quarantined.items()]
         return [*told, *self.notes]
@@ -146,7 +151,7 @@ class _Rows:
     parts: Sequence[Part]
     part: Codes
     """Which part each row is of."""
-    row: Ints
+    row: Codes
     """Its row in there."""
     columns: dict[str, Any]
 
@@ -154,15 +159,16 @@ class _Rows:
     def of(cls, parts: Sequence[Part], read: Callable[[Part], dict[str, Any]]) -> Self:
         """Gathers what `read` makes of each part, and takes the rows that are good after that."""
         columns = [read(part) for part in parts]
-        rows = [np.flatnonzero(part.good) for part in parts]
+        rows = [np.flatnonzero(part.good).astype(np.int32) for part in parts]
+        kept = [
+            column if part.good.all() else {name: _take(entry, mine) for name, entry in column.items()}
+            for part, column, mine in zip(parts, columns, rows, strict=True)
+        ]
         return cls(
             parts,
             np.repeat(np.arange(len(parts), dtype=np.int32), [len(mine) for mine in rows]),
             np.concatenate(rows),
-            {
-                name: _concat([_take(column[name], mine) for column, mine in zip(columns, rows, strict=True)])
-                for name in columns[0]
-            },
+            {name: _concat([column[name] for column in kept]) for name in columns[0]},
         )
 
     def __len__(self) -> int:
@@ -173,13 +179,17 @@ class _Rows:
 
     def take(self, which: Ints | Bools, **changed: Any) -> _Rows:
         """Some of the rows, with some columns put in the place of theirs."""
+        if which.dtype == np.bool_ and which.all():
+            return _Rows(self.parts, self.part, self.row, self.columns | changed)
         rows = np.arange(len(self))[which]
-        columns = {name: _take(column, rows) for name, column in self.columns.items()}
+        columns = {name: _take(column, rows) for name, column in self.columns.items() if name not in changed}
         return _Rows(self.parts, self.part[rows], self.row[rows], columns | changed)
 
     def once(self) -> _Rows:
         """Each row once, however many leads it counts for."""
-        _, first = np.unique(self.part * (self.row.max(initial=0) + 1) + self.row, return_index=True)
+        _, first = np.unique(
+            self.part * (int(self.row.max(initial=0)) + 1) + self.row.astype(np.int64), return_index=True
+        )
         return self.take(first)
 
     def reject(self, which: Ints, column: str, says: Sequence[str]) -> None:
@@ -217,7 +227,7 @@ class _Tables:
         touches, kinds, ended = self._apply_kinds(touches, kinds)
         touches = self._unless_same_day(touches, kinds)
         if self.has_leads:
-            ids, created = np.array(leads["lead"].to_pylist(), object), leads["at"]
+            ids, created = _ids(leads["lead"].dictionary_decode()), leads["at"]
             links = self._links(aliases, ids)
         else:
             links = self._links(aliases, None)
@@ -229,13 +239,14 @@ class _Tables:
         quarantined = self.reading.rejects.settle(on_error)
 
         history = _history(len(ids), touch_lead, seen, kinds)
-        duplicates = len(seen) - len(history)
-        if links and duplicates:
-            once = seen.once()
-            coded = once["lead"].dictionary_encode()
-            duplicates = len(once) - len(_history(len(coded.dictionary), codes(coded), once, kinds))
+        read, once = seen, history
+        if links and len(history) < len(seen):
+            read = seen.once()
+            once = _history(len(read["lead"].dictionary), codes(read["lead"]), read, kinds)
+        duplicates = len(read) - len(once) - once.automated
         notes = tuple(dict.fromkeys(self.reading.notes))
-        report = ReadReport(self.counts, duplicates, quarantined, notes, dict(self.reading.left_out))
+        left_out = dict(self.reading.left_out)
+        report = ReadReport(self.counts, duplicates, once.automated, quarantined, notes, left_out)
         return Dataset(ids, created, index.merged_at(), history, attributes, outcomes, report)
 
     @property
@@ -322,8 +333,7 @@ class _Tables:
 
         rows = _Rows.of(self.parts["touchpoints"], read)
         kind, kinds = _kinds(rows.columns.pop("channel"), rows.columns.pop("action"))
-        message = rows["message"].dictionary_encode().indices.cast(pa.int64()).fill_null(-1)
-        rows.columns.update(kind=kind, message=np.asarray(message))
+        rows.columns["kind"] = kind
         return rows, kinds
 
     def _apply_kinds(self, touches: _Rows, kinds: list[Kind]) -> tuple[_Rows, list[Kind], _Rows]:
@@ -344,6 +354,13 @@ class _Tables:
             if not dropped[k] and not ending[k]:
                 code[k] = renamed.setdefault(_renamed(kind, rules.rename), len(renamed))
 
+        if not dropped.any() and not ending.any():
+            touches.columns["kind"] = code[touches["kind"]]
+            return (
+                touches,
+                list(renamed),
+                touches.take(np.empty(0, np.int64), won=np.empty(0, np.bool_), amount=np.empty(0)),
+            )
         kind = touches["kind"]
         is_dropped = dropped[kind]
         is_end = (ending != "")[kind] & ~is_dropped
@@ -356,9 +373,7 @@ class _Tables:
         """Leaves out rows of files that repeat what other channels have on the same day."""
         if not any(part.spec.unless_same_day for part in touches.parts):
             return touches
-        days = pd.MultiIndex.from_arrays(
-            [codes(touches["lead"].dictionary_encode()), local_days(touches["at"], self.reading.zone)]
-        )
+        days = pd.MultiIndex.from_arrays([codes(touches["lead"]), local_days(touches["at"], self.reading.zone)])
         repeated = np.zeros(len(touches), np.bool_)
         for number, part in enumerate(touches.parts):
             channels = {kind_word(channel) for channel in part.spec.unless_same_day}
@@ -376,7 +391,7 @@ class _Tables:
             return {"lead": lead, "at": at, "known": known, "won": _won(part), "amount": part.numbers("amount")}
 
         found = [self._resolve(index, rows) for rows in (_Rows.of(self.parts["outcomes"], read), ended)]
-        lead = np.concatenate([lead for lead, _ in found])
+        lead = np.concatenate([lead for lead, _ in found]).astype(np.int64)
         at, known, won, amount = (
             np.concatenate([rows[name] for _, rows in found]) for name in ("at", "known", "won", "amount")
         )
@@ -397,13 +412,17 @@ class _Tables:
             }
 
         lead, facts = self._resolve(index, _Rows.of(self.parts["attributes"], read))
-        coded = facts["name"].dictionary_encode()
-        names = np.array([kind_word(word) for word in coded.dictionary.to_pylist()] + [""], object)[codes(coded)]
+        words = facts["name"].dictionary.to_pylist()
+        names = np.array([*map(kind_word, words), ""], object)[codes(facts["name"])]
         base = {name[len(_FREE) :]: column for name, column in leads.columns.items() if name.startswith(_FREE)}
-        return Attributes.build(len(index.ids), base, lead, facts["at"], facts["known"], names, facts["cell"])
+        return Attributes.build(
+            len(index.ids), base, lead.astype(np.int64), facts["at"], facts["known"], names, facts["cell"]
+        )
 
-    def _resolve(self, index: LeadIndex, rows: _Rows) -> tuple[Ints, _Rows]:
+    def _resolve(self, index: LeadIndex, rows: _Rows) -> tuple[Codes, _Rows]:
         """Returns the lead of every row that counts for one, a row that counts for several repeated, and these rows."""
+        if not index.links and (lead := index.find(rows["lead"])).min(initial=0) >= 0:
+            return lead, rows
         lead, which, since = index.copies(rows["lead"])
         lost = np.ones(len(rows), np.bool_)
         lost[which] = False
@@ -446,11 +465,11 @@ def _attribute_names(part: Part) -> dict[str, str]:
 
 def _won(part: Part) -> Bools:
     """Whether each row says won; rejects those that say neither that nor lost."""
-    coded = part.words("outcome", required=True).dictionary_encode()
-    words = coded.dictionary.to_pylist()
+    outcome = part.words("outcome", required=True)
+    words = outcome.dictionary.to_pylist()
     plain = [re.sub(r"[\W_]", "", word.lower()) for word in words]
     unknown = np.array([word not in WON | LOST for word in plain] + [False], np.bool_)
-    mine = codes(coded)
+    mine = codes(outcome)
     bad = np.flatnonzero(unknown[mine]).tolist()
     hint = "is neither won nor lost. Write won or lost; a deal that is still open has no row."
     part.reject("outcome", {row: f"{words[mine[row]]!r} {hint}" for row in bad})
@@ -459,33 +478,41 @@ def _won(part: Part) -> Bools:
 
 def _leads_of(touches: _Rows, links: Links) -> tuple[Ids, Ints]:
     """The leads of touches that come without a leads table: created by the first touch, or by the first link to it."""
-    coded = touches["lead"].dictionary_encode()
-    first = np.full(len(coded.dictionary), NEVER, np.int64)
-    np.minimum.at(first, codes(coded), touches["at"])
-    names = coded.dictionary.to_pylist()
-    created: dict[str, int] = dict(zip(names, first.tolist(), strict=True))
-    for name in names:
-        for other, since in chain_of(name, links):
-            created[other] = min(created.get(other, NEVER), max(since, created[name]))
-    ids = sorted(created)
-    return np.array(ids, object), np.array([created[name] for name in ids], np.int64)
+    words = touches["lead"]
+    first = np.full(len(words.dictionary), NEVER, np.int64)
+    np.minimum.at(first, codes(words), touches["at"])
+    if links:
+        names = words.dictionary.to_pylist()
+        created = {name: at for name, at in zip(names, first.tolist(), strict=True) if at < NEVER}
+        for name in list(created):
+            for other, since in chain_of(name, links):
+                created[other] = min(created.get(other, NEVER), max(since, created[name]))
+        known, first = pa.array(list(created), TEXT), np.array(list(created.values()), np.int64)
+    else:
+        known, first = words.dictionary.filter(pa.array(first < NEVER)), first[first < NEVER]
+    order = pc.array_sort_indices(known)
+    return _ids(known.take(order)), first[np.asarray(order)]
 
 
-def _history(leads: int, lead: Ints, rows: _Rows, kinds: Sequence[Kind]) -> History:
+def _ids(words: pa.Array) -> Ids:
+    return np.asarray(words.to_numpy(zero_copy_only=False), object)
+
+
+def _history(leads: int, lead: Codes, rows: _Rows, kinds: Sequence[Kind]) -> History:
     at, known, kind, value = rows["at"], rows["known"], rows["kind"], rows["value"]
-    return History.build(leads, lead, at, known, kind, value, kinds, rows["message"], rows["dated"])
+    message = np.asarray(rows["message"].indices.fill_null(-1)) if len(rows["message"].dictionary) else None
+    dated = rows["dated"] if rows["dated"].any() else None
+    return History.build(leads, lead, at, known, kind, value, kinds, message, dated)
 
 
-def _kinds(channel: pa.Array, action: pa.Array) -> tuple[Codes, list[Kind]]:
+def _kinds(channel: pa.DictionaryArray, action: pa.DictionaryArray) -> tuple[Codes, list[Kind]]:
     """Codes of the pairs of channel and action, and the pairs."""
-    channels, actions = channel.dictionary_encode(), action.dictionary_encode()
-    channel_words = [kind_word(word) for word in channels.dictionary.to_pylist()]
-    action_words = [*(kind_word(word) for word in actions.dictionary.to_pylist()), ""]
-    width = len(action_words)
-    pairs, place = np.unique(codes(channels) * width + codes(actions), return_inverse=True)
+    channels = [kind_word(word) for word in channel.dictionary.to_pylist()]
+    actions = [*map(kind_word, action.dictionary.to_pylist()), ""]
+    place, pairs = pd.factorize(codes(channel).astype(np.int64) * len(actions) + codes(action))
     kinds: dict[Kind, int] = {}
     code = [
-        kinds.setdefault(Kind(channel_words[pair // width], action_words[pair % width]), len(kinds))
+        kinds.setdefault(Kind(channels[pair // len(actions)], actions[pair % len(actions)]), len(kinds))
         for pair in pairs.tolist()
     ]
     return np.array(code, np.int32)[place], list(kinds)
@@ -501,21 +528,21 @@ def _renamed(kind: Kind, rules: Mapping[str, str]) -> Kind:
     return Kind(kind_word(channel), kind_word(action) if action else "") if channel else kind
 
 
-def _first_of_same(words: pa.Array) -> Ints:
+def _first_of_same(words: pa.DictionaryArray) -> Ints:
     """For each row the first one that holds the same word."""
-    coded = codes(words.dictionary_encode())
-    first = np.full(len(coded), len(coded), np.int64)
-    np.minimum.at(first, coded, np.arange(len(coded)))
-    return first[coded]
+    place = codes(words)
+    first = np.full(len(words.dictionary), len(place), np.int64)
+    np.minimum.at(first, place, np.arange(len(place)))
+    return first[place]
 
 
-def _take(column: Any, rows: Ints) -> Any:
-    if len(rows) == len(column) and (rows == np.arange(len(rows))).all():
-        return column
+def _take(column: Any, rows: npt.NDArray[Any]) -> Any:
     return column.take(pa.array(rows)) if isinstance(column, pa.Array) else column[rows]
 
 
 def _concat(columns: Sequence[Any]) -> Any:
     if len(columns) == 1:
         return columns[0]
-    return pa.concat_arrays(columns) if isinstance(columns[0], pa.Array) else np.concatenate(columns)
+    if isinstance(columns[0], pa.Array):
+        return pa.chunked_array(columns).unify_dictionaries().combine_chunks()
+    return np.concatenate(columns)

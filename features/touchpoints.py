@@ -7,8 +7,12 @@ features `by="side"` (marketing or sales) and `by="direction"` (inbound: the lea
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from features.words import kind_word
 
@@ -173,6 +177,9 @@ TOUCHPOINTS: tuple[Touchpoint, ...] = (
 """The vocabulary, each touchpoint under its usual name."""
 # fmt: on
 
+DELIVERED, ENGAGED = 1, 2
+_STEPS = {"email_sent": DELIVERED, "sales_email": DELIVERED, "email_open": ENGAGED, "email_click": ENGAGED}
+
 _BY_WORD = {word: touchpoint for touchpoint in TOUCHPOINTS for word in (touchpoint.name, *touchpoint.aliases)}
 
 
@@ -186,11 +193,23 @@ def touchpoint_of(channel: str, action: str = "") -> Touchpoint | None:
     True
     """
     through, does = kind_word(channel), kind_word(action) if action else ""
-    for word in (f"{through}_{does}" if does else through, does, through):
-        found = _BY_WORD.get(_mail(word))
-        if found is not None:
-            return found
-    return None
+    both, by_action, by_channel = (
+        _BY_WORD.get(_mail(word)) for word in (f"{through}_{does}" if does else through, does, through)
+    )
+    if by_action is not None and by_channel is not None and _is_mail(by_action) and not _is_mail(by_channel):
+        # "click" alone is one in a mail, but that on an ad is not.
+        by_action = by_action if _mail(does).startswith("email") else None
+    return both or by_action or by_channel
+
+
+def mail_steps(kinds: Iterable[tuple[str, str]]) -> npt.NDArray[np.int32]:
+    """Returns, for each kind, whether a mail was `DELIVERED` or `ENGAGED` with (opened, clicked), or 0 for neither."""
+    found = (touchpoint_of(*kind) for kind in kinds)
+    return np.array([_STEPS.get(touchpoint.name, 0) if touchpoint else 0 for touchpoint in found], np.int32)
+
+
+def _is_mail(touchpoint: Touchpoint) -> bool:
+    return "email" in touchpoint.name
 
 
 def _mail(word: str) -> str:
