@@ -350,7 +350,7 @@ class Sequence(Feature):
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         first, then = kind_word(self.first), kind_word(self.then)
-        yield Op(_SEQUENCE, (f"{first}_before_{then}",), Grouping((), (first, then)))
+        yield Op(_SEQUENCE, (f"{first}_before_{then}",), Grouping((), (first, then)), _limits(None)[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,143 +443,175 @@ def _offsets(zone: str) -> tuple[tuple[float, float], ...]:
 
 
 # The loops. Their arguments: `row` takes the columns from `base` on; `groups` is the group of each kind, -1 for none;
-# `given` are the operation's parameters; `spare` is room to work in.
-_Touches: TypeAlias = tuple[Ints, Ints, Codes, Floats]
-"""at, known, kind and value: a plain tuple, for numba's cache breaks on classes that were renamed."""
+# `given` are the operation's parameters; `spare` is room to work in; `n` touches are looked at.
+_Touches: TypeAlias = tuple[Floats, Ints, Codes, Floats]
+"""Age at as_of, at, kind and value of the touches a row sees: a plain tuple, for numba's cache breaks on renamed
+classes."""
 
 
 @njit(cache=True)
-def _sees(i: int, known: Ints, value: Floats, as_of: int, low: float, high: float) -> bool:
-    """Whether a touch was known before as_of, and its value meets the condition."""
-    # A missing limit is no condition; a missing value meets none.
-    return bool(known[i] < as_of and (np.isnan(low) or low <= value[i] <= high))
+def _see(seen: _Touches, lo: int, hi: int, as_of: int, at: Ints, known: Ints, kind: Codes, value: Floats) -> int:
+    """Gathers the touches that were known before as_of; returns how many."""
+    age, when, what, worth = seen
+    n = 0
+    for i in range(lo, hi):
+        if known[i] < as_of:
+            age[n], when[n], what[n], worth[n] = as_of - at[i], at[i], kind[i], value[i]
+            n += 1
+    return n
 
 
 @njit(cache=True)
-def _count(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches
+def _meet(met: _Touches, seen: _Touches, n: int, low: float, high: float) -> int:
+    """Gathers the touches whose value meets a condition; a missing value meets none."""
+    age, when, what, worth = seen
+    met_age, met_when, met_what, met_worth = met
+    m = 0
+    for i in range(n):
+        if low <= worth[i] <= high:
+            met_age[m], met_when[m], met_what[m], met_worth[m] = age[i], when[i], what[i], worth[i]
+            m += 1
+    return m
+
+
+@njit(cache=True)
+def _count(row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches) -> None:
+    age, _, kind, _ = touches
+    windows = len(given)
+    for i in range(n):
+        group = groups[kind[i]]
+        if group >= 0:
+            cell = base + group * windows
+            for w in range(windows):
+                row[cell + w] += age[i] <= given[w]
+
+
+@njit(cache=True)
+def _sum(row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches) -> None:
+    age, _, kind, value = touches
+    windows = len(given)
+    for i in range(n):
+        group = groups[kind[i]]
+        if group >= 0 and not np.isnan(value[i]):
+            cell = base + group * windows
+            for w in range(windows):
+                if age[i] <= given[w]:
+                    row[cell + w] += value[i]
+
+
+@njit(cache=True)
+def _mean(
+    row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches, spare: Floats, width: int
 ) -> None:
-    at, known, kind, value = touches
-    low, high, windows = given[0], given[1], given[2:]
-    for i in range(lo, hi):
+    age, _, kind, value = touches
+    windows = len(given)
+    spare[: width * windows] = 0.0
+    for i in range(n):
         group = groups[kind[i]]
-        if group >= 0 and _sees(i, known, value, as_of, low, high):
-            age = as_of - at[i]
-            for w in range(len(windows)):
-                if age <= windows[w]:
-                    row[base + group * len(windows) + w] += 1.0
+        if group < 0 or np.isnan(value[i]):
+            continue
+        for w in range(windows):
+            if age[i] <= given[w]:
+                cell = group * windows + w
+                row[base + cell] = value[i] + (row[base + cell] if spare[cell] > 0 else 0.0)
+                spare[cell] += 1.0
+    for cell in range(width * windows):
+        if spare[cell] > 0:
+            row[base + cell] /= spare[cell]
 
 
 @njit(cache=True)
-def _values(
-    code: int, row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches,
-    spare: Floats, width: int,
-) -> None:  # fmt: skip
-    """Sum, mean and greatest value in windows."""
-    at, known, kind, value = touches
-    low, high, windows = given[0], given[1], given[2:]
-    spare[: width * len(windows)] = 0.0
-    for i in range(lo, hi):
+def _max(row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches) -> None:
+    age, _, kind, value = touches
+    windows = len(given)
+    for i in range(n):
         group = groups[kind[i]]
-        if group < 0 or np.isnan(value[i]) or not _sees(i, known, value, as_of, low, high):
+        if group < 0 or np.isnan(value[i]):
             continue
         # Adding nothing makes -0.0 into 0.0, of which either may come first.
-        age, mine = as_of - at[i], value[i] + 0.0
-        for w in range(len(windows)):
-            if age > windows[w]:
-                continue
-            cell = group * len(windows) + w
-            spare[cell] += 1.0
-            if spare[cell] == 1.0:
-                row[base + cell] = mine
-            elif code == _MAX:
-                row[base + cell] = max(row[base + cell], mine)
-            else:
-                row[base + cell] += mine
-    if code == _MEAN:
-        for cell in range(width * len(windows)):
-            if spare[cell] > 0:
-                row[base + cell] /= spare[cell]
+        mine = value[i] + 0.0
+        for w in range(windows):
+            cell = base + group * windows + w
+            if age[i] <= given[w] and not row[cell] >= mine:
+                row[cell] = mine
 
 
 @njit(cache=True)
-def _decayed(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches
-) -> None:
-    at, known, kind, value = touches
-    low, high, rates = given[0], given[1], given[2:]
-    for i in range(lo, hi):
+def _decayed(row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches) -> None:
+    age, _, kind, _ = touches
+    rates = len(given)
+    for i in range(n):
         group = groups[kind[i]]
-        if group >= 0 and _sees(i, known, value, as_of, low, high):
-            age = as_of - at[i]
-            for r in range(len(rates)):
-                row[base + group * len(rates) + r] += math.exp(-rates[r] * age)
+        if group >= 0:
+            for r in range(rates):
+                row[base + group * rates + r] += math.exp(-given[r] * age[i])
 
 
 @njit(cache=True)
-def _days_since(
-    code: int, row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches
-) -> None:
-    """Days since the last touch or, by the code, the first."""
-    at, known, kind, value = touches
-    low, high = given[0], given[1]
-    for i in range(lo, hi):
+def _days_since(row: Floats, base: int, groups: Codes, n: int, touches: _Touches, width: int) -> None:
+    age, _, kind, _ = touches
+    for i in range(n):
         group = groups[kind[i]]
-        if group < 0 or not _sees(i, known, value, as_of, low, high):
-            continue
-        if code == _DAYS_SINCE or np.isnan(row[base + group]):
-            row[base + group] = (as_of - at[i]) / US_PER_DAY
+        if group >= 0:
+            row[base + group] = age[i]
+    for cell in range(base, base + width):
+        row[cell] /= US_PER_DAY
 
 
 @njit(cache=True)
-def _distinct(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches, spare: Floats
-) -> None:
-    at, known, kind, value = touches
-    low, high, width, windows = given[0], given[1], int(given[2]), given[3:]
+def _days_since_first(row: Floats, base: int, groups: Codes, n: int, touches: _Touches, width: int) -> None:
+    age, _, kind, _ = touches
+    for i in range(n - 1, -1, -1):
+        group = groups[kind[i]]
+        if group >= 0:
+            row[base + group] = age[i]
+    for cell in range(base, base + width):
+        row[cell] /= US_PER_DAY
+
+
+@njit(cache=True)
+def _distinct(row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches, spare: Floats) -> None:
+    age, _, kind, _ = touches
+    width, windows = int(given[0]), given[1:]
     spare[: width * len(windows)] = 0.0
-    for i in range(lo, hi):
+    for i in range(n):
         group = groups[kind[i]]
-        if group >= 0 and _sees(i, known, value, as_of, low, high):
-            age = as_of - at[i]
+        if group >= 0:
             for w in range(len(windows)):
                 cell = w * width + group
-                if age <= windows[w] and spare[cell] == 0.0:
+                if age[i] <= windows[w] and spare[cell] == 0.0:
                     spare[cell] = 1.0
                     row[base + w] += 1.0
 
 
 @njit(cache=True)
 def _active_days(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches,
-    spare: Floats, width: int,
-) -> None:  # fmt: skip
-    at, known, kind, value = touches
-    low, high, windows = given[0], given[1], given[2:]
-    spare[: width * len(windows)] = np.nan
-    for i in range(lo, hi):
+    row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches, spare: Floats, width: int
+) -> None:
+    age, at, kind, _ = touches
+    windows = len(given)
+    spare[: width * windows] = np.nan
+    for i in range(n):
         group = groups[kind[i]]
-        if group >= 0 and _sees(i, known, value, as_of, low, high):
-            age, day = as_of - at[i], float(at[i] // US_PER_DAY)
-            for w in range(len(windows)):
-                cell = group * len(windows) + w
-                if age <= windows[w] and spare[cell] != day:
+        if group >= 0:
+            day = float(at[i] // US_PER_DAY)
+            for w in range(windows):
+                cell = group * windows + w
+                if age[i] <= given[w] and spare[cell] != day:
                     spare[cell] = day
                     row[base + cell] += 1.0
 
 
 @njit(cache=True)
 def _gap(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches,
-    spare: Floats, width: int,
-) -> None:  # fmt: skip
-    at, known, kind, value = touches
-    low, high = given[0], given[1]
+    row: Floats, base: int, groups: Codes, as_of: int, n: int, touches: _Touches, spare: Floats, width: int
+) -> None:
+    _, at, kind, _ = touches
     # For each group: the places of its first and last touch, and how many.
     spare[: 3 * width] = 0.0
-    for i in range(lo, hi):
+    for i in range(n):
         group = groups[kind[i]]
-        if group < 0 or not _sees(i, known, value, as_of, low, high):
+        if group < 0:
             continue
         mine = 3 * group
         if spare[mine + 2] == 0.0:
@@ -603,44 +635,33 @@ def _gap(
 
 
 @njit(cache=True)
-def _streak(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches
-) -> None:
-    at, known, kind, value = touches
-    low, high = given[0], given[1]
-    period = int(given[2])
-    for i in range(hi - 1, lo - 1, -1):
+def _streak(row: Floats, base: int, groups: Codes, given: Floats, as_of: int, n: int, touches: _Touches) -> None:
+    _, at, kind, _ = touches
+    period = int(given[0])
+    for i in range(n - 1, -1, -1):
         group = groups[kind[i]]
-        if group < 0 or not _sees(i, known, value, as_of, low, high):
-            continue
         # Period k back from as_of holds the ages in (k, k + 1] periods; ages only grow, so a gap ends the row.
-        if (as_of - at[i] - 1) // period == row[base + group]:
+        if group >= 0 and (as_of - at[i] - 1) // period == row[base + group]:
             row[base + group] += 1.0
 
 
 @njit(cache=True)
-def _first(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches
-) -> None:
-    _, known, kind, value = touches
-    low, high = given[0], given[1]
-    for i in range(lo, hi):
+def _first(row: Floats, base: int, groups: Codes, n: int, touches: _Touches) -> None:
+    _, _, kind, _ = touches
+    for i in range(n):
         group = groups[kind[i]]
-        if group >= 0 and _sees(i, known, value, as_of, low, high):
+        if group >= 0:
             row[base + group] = 1.0
             return
 
 
 @njit(cache=True)
-def _last(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches
-) -> None:
-    _, known, kind, value = touches
-    low, high = given[0], given[1]
-    place = int(given[2])
-    for i in range(hi - 1, lo - 1, -1):
+def _last(row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches) -> None:
+    _, _, kind, _ = touches
+    place = int(given[0])
+    for i in range(n - 1, -1, -1):
         group = groups[kind[i]]
-        if group >= 0 and _sees(i, known, value, as_of, low, high):
+        if group >= 0:
             place -= 1
             if place == 0:
                 row[base + group] = 1.0
@@ -649,32 +670,25 @@ def _last(
 
 @njit(cache=True)
 def _trend(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches,
-    spare: Floats, width: int,
-) -> None:  # fmt: skip
-    at, known, kind, value = touches
-    low, high = given[0], given[1]
-    recent, past = given[2], given[3]
+    row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches, spare: Floats, width: int
+) -> None:
+    age, _, kind, _ = touches
+    recent, past = given[0], given[1]
     spare[: 2 * width] = 0.0
-    for i in range(lo, hi):
+    for i in range(n):
         group = groups[kind[i]]
-        if group >= 0 and _sees(i, known, value, as_of, low, high):
-            age = as_of - at[i]
-            if age <= past:
-                spare[2 * group] += 1.0
-            if age <= recent:
-                spare[2 * group + 1] += 1.0
+        if group >= 0:
+            spare[2 * group] += age[i] <= past
+            spare[2 * group + 1] += age[i] <= recent
     for group in range(width):
         if spare[2 * group] > 0:
             row[base + group] = spare[2 * group + 1] / spare[2 * group] * (past / recent)
 
 
 @njit(cache=True)
-def _share(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches, width: int
-) -> None:
-    _count(row, base, groups, given, lo, hi, as_of, touches)
-    windows = len(given) - 2
+def _share(row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches, width: int) -> None:
+    _count(row, base, groups, given, n, touches)
+    windows = len(given)
     for w in range(windows):
         total = 0.0
         for group in range(width):
@@ -685,13 +699,11 @@ def _share(
 
 
 @njit(cache=True)
-def _sequence(row: Floats, base: int, groups: Codes, lo: int, hi: int, as_of: int, touches: _Touches) -> None:
-    at, known, kind, _ = touches
+def _sequence(row: Floats, base: int, groups: Codes, n: int, touches: _Touches) -> None:
+    _, at, kind, _ = touches
     # The group tells, bit by bit, which of the two kinds a touch is, less 1: email_click is email and email_click.
     first = -1
-    for i in range(lo, hi):
-        if known[i] >= as_of:
-            continue
+    for i in range(n):
         kinds = groups[kind[i]] + 1
         if kinds & 2 and first >= 0 and at[first] < at[i]:
             row[base] = 1.0
@@ -702,19 +714,17 @@ def _sequence(row: Floats, base: int, groups: Codes, lo: int, hi: int, as_of: in
 
 @njit(cache=True)
 def _business_hours(
-    row: Floats, base: int, groups: Codes, given: Floats, lo: int, hi: int, as_of: int, touches: _Touches,
-    spare: Floats, width: int,
-) -> None:  # fmt: skip
-    at, known, kind, value = touches
-    low, high = given[0], given[1]
-    count = int(given[2])
-    windows, changes = given[3 : 3 + count], given[3 + count :]
+    row: Floats, base: int, groups: Codes, given: Floats, n: int, touches: _Touches, spare: Floats, width: int
+) -> None:
+    age, at, kind, _ = touches
+    count = int(given[0])
+    windows, changes = given[1 : 1 + count], given[1 + count :]
     half = len(changes) // 2
-    place = np.searchsorted(changes[:half], float(at[lo]), side="right") - 1
+    place = np.searchsorted(changes[:half], float(at[0]), side="right") - 1
     spare[: width * count] = 0.0
-    for i in range(lo, hi):
+    for i in range(n):
         group = groups[kind[i]]
-        if group < 0 or not _sees(i, known, value, as_of, low, high):
+        if group < 0:
             continue
         when = at[i]
         while place + 1 < half and changes[place + 1] <= when:
@@ -723,9 +733,8 @@ def _business_hours(
         local = (when + int(changes[half + place]) + 3 * US_PER_DAY) % _WEEK
         hour = local % US_PER_DAY / _HOUR
         working = local < 5 * US_PER_DAY and 9 <= hour < 17
-        age = as_of - when
         for w in range(count):
-            if age <= windows[w]:
+            if age[i] <= windows[w]:
                 spare[group * count + w] += 1.0
                 row[base + group * count + w] += working
     for cell in range(width * count):
@@ -760,10 +769,14 @@ def run(
     """Carries out a program for every row of a cohort; the one implementation of every feature."""
     row, spare = np.empty(out.shape[1], np.float64), np.empty(room, np.float64)
     mine = np.empty(cells.shape[1], np.float64)
-    touches = (at, known, kind, value)
+    most = 0
+    for r in range(len(lead)):
+        most = max(most, stop[r] - start[r])
+    seen = (np.empty(most), np.empty(most, np.int64), np.empty(most, np.int32), np.empty(most))
+    met = (np.empty(most), np.empty(most, np.int64), np.empty(most, np.int32), np.empty(most))
     for r in range(len(lead)):
         row[:] = start_row
-        lo, hi, now, who = start[r], stop[r], as_of[r], lead[r]
+        now, who = as_of[r], lead[r]
         if cells.shape[1]:
             if created_at[who] < now:
                 mine[:] = cells[who]
@@ -772,11 +785,13 @@ def run(
             for f in range(fact_offsets[who], fact_offsets[who + 1]):
                 if fact_at[f] < now and fact_known[f] < now:
                     mine[fact_column[f]] = fact_value[f]
+        known_by_now = _see(seen, start[r], stop[r], now, at, known, kind, value)
         for o in range(len(ops)):
             code, base, width, source = ops[o, 0], ops[o, 1], ops[o, 2], ops[o, 3]
             if code == _AGE:
                 row[base] = (now - created_at[who]) / US_PER_DAY
-            elif code in (_NUMBER, _FLAG, _CATEGORY, _DATE):
+                continue
+            if code in (_NUMBER, _FLAG, _CATEGORY, _DATE):
                 cell = np.nan if how[source, 0] < 0 else _read(mine[how[source, 0]], how[source], tables)
                 if code == _NUMBER:
                     row[base] = cell
@@ -788,34 +803,46 @@ def run(
                     row[base + width - 1] = 1.0
                 else:
                     row[base + int(cell)] = 1.0
-            elif lo < hi:
-                groups, given = slots[source], parameters[ops[o, 4] : ops[o, 5]]
-                if code == _COUNT:
-                    _count(row, base, groups, given, lo, hi, now, touches)
-                elif code in (_SUM, _MEAN, _MAX):
-                    _values(code, row, base, groups, given, lo, hi, now, touches, spare, width)
-                elif code == _DECAYED:
-                    _decayed(row, base, groups, given, lo, hi, now, touches)
-                elif code in (_DAYS_SINCE, _DAYS_SINCE_FIRST):
-                    _days_since(code, row, base, groups, given, lo, hi, now, touches)
-                elif code == _DISTINCT:
-                    _distinct(row, base, groups, given, lo, hi, now, touches, spare)
-                elif code == _ACTIVE_DAYS:
-                    _active_days(row, base, groups, given, lo, hi, now, touches, spare, width)
-                elif code == _GAP:
-                    _gap(row, base, groups, given, lo, hi, now, touches, spare, width)
-                elif code == _STREAK:
-                    _streak(row, base, groups, given, lo, hi, now, touches)
-                elif code == _FIRST:
-                    _first(row, base, groups, given, lo, hi, now, touches)
-                elif code == _LAST:
-                    _last(row, base, groups, given, lo, hi, now, touches)
-                elif code == _TREND:
-                    _trend(row, base, groups, given, lo, hi, now, touches, spare, width)
-                elif code == _SHARE:
-                    _share(row, base, groups, given, lo, hi, now, touches, width)
-                elif code == _SEQUENCE:
-                    _sequence(row, base, groups, lo, hi, now, touches)
-                else:
-                    _business_hours(row, base, groups, given, lo, hi, now, touches, spare, width)
+                continue
+            low, high = parameters[ops[o, 4]], parameters[ops[o, 4] + 1]
+            n, touches = known_by_now, seen
+            if not np.isnan(low):
+                n, touches = _meet(met, seen, known_by_now, low, high), met
+            if n == 0:
+                continue
+            groups, given = slots[source], parameters[ops[o, 4] + 2 : ops[o, 5]]
+            if code == _COUNT:
+                _count(row, base, groups, given, n, touches)
+            elif code == _SUM:
+                _sum(row, base, groups, given, n, touches)
+            elif code == _MEAN:
+                _mean(row, base, groups, given, n, touches, spare, width)
+            elif code == _MAX:
+                _max(row, base, groups, given, n, touches)
+            elif code == _DECAYED:
+                _decayed(row, base, groups, given, n, touches)
+            elif code == _DAYS_SINCE:
+                _days_since(row, base, groups, n, touches, width)
+            elif code == _DAYS_SINCE_FIRST:
+                _days_since_first(row, base, groups, n, touches, width)
+            elif code == _DISTINCT:
+                _distinct(row, base, groups, given, n, touches, spare)
+            elif code == _ACTIVE_DAYS:
+                _active_days(row, base, groups, given, n, touches, spare, width)
+            elif code == _GAP:
+                _gap(row, base, groups, now, n, touches, spare, width)
+            elif code == _STREAK:
+                _streak(row, base, groups, given, now, n, touches)
+            elif code == _FIRST:
+                _first(row, base, groups, n, touches)
+            elif code == _LAST:
+                _last(row, base, groups, given, n, touches)
+            elif code == _TREND:
+                _trend(row, base, groups, given, n, touches, spare, width)
+            elif code == _SHARE:
+                _share(row, base, groups, given, n, touches, width)
+            elif code == _SEQUENCE:
+                _sequence(row, base, groups, n, touches)
+            else:
+                _business_hours(row, base, groups, given, n, touches, spare, width)
         out[r, :] = row

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.history import Codes, Ids, Ints
+from features.history import Codes, Ints
 from features.parsing import TEXT, codes
 from features.times import NEVER
 
@@ -37,10 +37,9 @@ def chain_of(name: str, links: Links) -> Iterator[tuple[str, int]]:
 class LeadIndex:
     """Finds the leads that ids stand for."""
 
-    def __init__(self, ids: Ids, links: Links) -> None:
-        self.ids = ids
+    def __init__(self, ids: pa.Array, links: Links) -> None:
         self.links = links
-        self._values = pa.array(ids, TEXT)
+        self._ids = ids
         self._targets = pd.DataFrame(
             {"to": [to for to, _ in links.values()], "at": [at for _, at in links.values()]},
             index=pd.Index(list(links), dtype=object),
@@ -48,8 +47,13 @@ class LeadIndex:
 
     def find(self, names: pa.DictionaryArray) -> Codes:
         """The lead of exactly each id; -1 where there is none."""
-        place = pc.index_in(names.dictionary, value_set=self._values).fill_null(-1)
+        if not len(names) or (names.dictionary.equals(self._ids) and not names.indices.null_count):
+            return codes(names)
+        place = pc.index_in(names.dictionary, value_set=self._ids).fill_null(-1)
         return np.append(np.asarray(place, np.int32), np.int32(-1))[codes(names)]
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
     def copies(self, names: pa.DictionaryArray) -> tuple[Codes, Ints, Ints]:
         """Returns (lead, row, since) of every lead that each row counts for, and from when on it is known to."""
@@ -73,7 +77,7 @@ class LeadIndex:
 
     def merged_at(self) -> Ints:
         """(leads,) from when on each lead's id means another; NEVER for most."""
-        merged = np.full(len(self.ids), NEVER, np.int64)
+        merged = np.full(len(self), NEVER, np.int64)
         own = self.find(pa.array(list(self.links), TEXT).dictionary_encode())
         merged[own[own >= 0]] = self._targets["at"].to_numpy(np.int64)[own >= 0]
         return merged

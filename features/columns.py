@@ -168,8 +168,9 @@ class Part:
         return found
 
     def _require(self, name: str, empty: npt.NDArray[Any]) -> None:
-        rows = np.flatnonzero(empty & self.good).tolist()
-        self.reject(name, dict.fromkeys(rows, "is empty. Fill it in, or remove the row."))
+        if empty.any():
+            rows = np.flatnonzero(empty & self.good).tolist()
+            self.reject(name, dict.fromkeys(rows, "is empty. Fill it in, or remove the row."))
 
 
 def find_headings(table: str, spec: TableFile, source: Source, reading: Reading) -> dict[str, str]:

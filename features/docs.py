@@ -52,8 +52,8 @@ def touchpoints() -> str:
         "Touchpoints",
         "The kinds of contact that features tell apart with `by='side'` and `by='direction'`, and the other names "
         "that logs give them. A touch is looked up by its channel and action together (`email`, `click`: "
-        "`email_click`), else by its action, else by its channel. What is not listed works too, under its own name; "
-        "it is of no side and no direction and counts as `other` there.",
+        "`email_click`), else by its action, else by its channel; a click on an ad is none in a mail. What is not "
+        "listed works too, under its own name; it is of no side and no direction and counts as `other` there.",
         _table(("touchpoint", "side", "direction", "also called"), rows),
     )
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
@@ -30,6 +32,8 @@ Reading: TypeAlias = "Literal['number', 'flag', 'date'] | tuple[str, ...]"
 """How an attribute is read: as a number, as true or false, as a date, or as one of these words."""
 
 OTHER = "other"
+_MANY = 1 << 17
+"""Rows that a thread computes at a time."""
 _AS_IS, _BY_CODE, _BY_NUMBER, _NEVER = 0, 1, 2, 3
 
 
@@ -195,15 +199,24 @@ class FeatureSet:
         cohort = Cohort(np.require(cohort.lead, np.int64, ("C", "W")), np.require(cohort.as_of, np.int64, ("C", "W")))
         program = self._program
         history, attributes = dataset.history, dataset.attributes
-        start, stop = history.slices(cohort)
-        run(
-            program.ops, program.parameters, program.start, program.room, self._slots(history),
-            *self._columns(attributes),
-            start, stop, cohort.lead, cohort.as_of, dataset.created_at,
-            history.at, history.known, history.kind, history.value,
-            attributes.cells, attributes.offsets, attributes.at, attributes.known, attributes.column, attributes.value,
-            out,
-        )  # fmt: skip
+        slots, columns = self._slots(history), self._columns(attributes)
+
+        def work(part: Cohort, out: Matrix) -> None:
+            start, stop = history.slices(part)
+            run(
+                program.ops, program.parameters, program.start, program.room, slots, *columns,
+                start, stop, part.lead, part.as_of, dataset.created_at,
+                history.at, history.known, history.kind, history.value,
+                attributes.cells, attributes.offsets, attributes.at, attributes.known, attributes.column,
+                attributes.value, out,
+            )  # fmt: skip
+
+        if len(cohort) < _MANY:
+            work(cohort, out)
+        else:
+            parts = [slice(begin, begin + _MANY) for begin in range(0, len(cohort), _MANY)]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda part: work(cohort[part], out[part]), parts))
         return out
 
     def to_json(self) -> str:

@@ -141,7 +141,7 @@ class History:
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
-        """Reads a touchpoints table; leads are indexed in the sorted order of their ids."""
+        """Reads a touchpoints table; leads stand in the order in which they first appear."""
         history = Dataset.from_frames(touchpoints=frame).history
         return cls(*(getattr(history, entry.name) for entry in fields(cls)))
 
@@ -596,26 +596,39 @@ def _mark_duplicates(
 
 
 @njit(cache=True)
-def _mark_automated(drop: Bools, lo: int, at: Ints, known: Ints, kind: Codes, dated: Bools, step: Codes) -> int:
+def _mark_automated(
+    drop: Bools, lo: int, at: Ints, known: Ints, kind: Codes, dated: Bools, step: Codes, queue: Ints
+) -> int:
     """Marks one lead's opens and clicks within `_AUTOMATED` of a delivery that was known by then; returns how many.
 
-    Where both carry the same whole minute, the clock may be too coarse to tell.
+    Of one whole minute a clock may say no more, so what it gives the same one is left alone.
     """
-    n, marked, sent, seen, begin = len(drop), 0, -NEVER, NEVER, 0
+    n, marked, begin = len(drop), 0, 0
+    # The deliveries of the last 2 seconds; of two the later one only if the earlier one was not known sooner.
+    head, tail = 0, 0
     while begin < n:
         now, end = at[lo + begin], begin
-        fresh = NEVER
         while end < n and at[lo + end] == now:
-            if step[kind[lo + end]] == DELIVERED and not drop[end] and not (len(dated) and dated[lo + end]):
-                fresh = min(fresh, known[lo + end])
             end += 1
-        if fresh < NEVER:
-            sent, seen = now, fresh
-        if now - _AUTOMATED <= sent and (sent < now or now % _MINUTE != 0):
-            for k in range(begin, end):
-                timed = not (len(dated) and dated[lo + k])
-                if step[kind[lo + k]] == ENGAGED and timed and not drop[k] and seen <= known[lo + k]:
-                    drop[k] = True
+        while head < tail and at[queue[head]] < now - _AUTOMATED:
+            head += 1
+        coarse = now % _MINUTE == 0
+        for turn in range(2):
+            for k in range(lo + begin, lo + end):
+                if drop[k - lo] or (len(dated) and dated[k]):
+                    continue
+                if coarse == (turn == 1) and step[kind[k]] == DELIVERED:
+                    while head < tail and known[queue[tail - 1]] >= known[k]:
+                        tail -= 1
+                    queue[tail] = k
+                    tail += 1
+                if (
+                    coarse == (turn == 0)
+                    and step[kind[k]] == ENGAGED
+                    and head < tail
+                    and known[queue[head]] <= known[k]
+                ):
+                    drop[k - lo] = True
                     marked += 1
         begin = end
     return marked
@@ -662,7 +675,7 @@ def _put_in_order(
         drop[:] = False
         _mark_duplicates(drop, lo, at, known, kind, value, message, dated)
         if mails:
-            automated += _mark_automated(drop, lo, at, known, kind, dated, step)
+            automated += _mark_automated(drop, lo, at, known, kind, dated, step, spare)
         for i in range(n):
             if not drop[i]:
                 if kept < lo + i:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numba import njit
 
 from features.errors import UsageError
 from features.history import Bools, Codes, Floats, Ids, Ints
@@ -79,6 +81,9 @@ def coded(column: pa.Array, missing: Sequence[str] = ()) -> pa.DictionaryArray:
 
     Only the distinct words are looked at, which are few beside the rows.
     """
+    if pa.types.is_integer(column.type) and not column.null_count and not missing:
+        places, distinct = distinct_integers(np.asarray(column))
+        return pa.DictionaryArray.from_arrays(places, pa.array(distinct).cast(TEXT))
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     words = text(column.dictionary, missing)
@@ -89,12 +94,36 @@ def coded(column: pa.Array, missing: Sequence[str] = ()) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(again.indices.take(places), again.dictionary)
 
 
+def distinct_integers(column: npt.NDArray[Any]) -> tuple[Codes, npt.NDArray[Any]]:
+    """Codes into the distinct integers, which stand in the order in which they first appear."""
+    low, high = (int(column.min()), int(column.max())) if len(column) else (0, 0)
+    if high - low < 4 * len(column):
+        # A table of the whole range needs no hashing.
+        return _by_range(column, low, high - low + 1)
+    places, distinct = pd.factorize(column)
+    return places.astype(np.int32), distinct
+
+
+@njit(cache=True)
+def _by_range(column: npt.NDArray[Any], low: int, span: int) -> tuple[Codes, npt.NDArray[Any]]:
+    place, distinct = np.full(span, -1, np.int32), np.empty(min(span, len(column)), column.dtype)
+    codes, count = np.empty(len(column), np.int32), 0
+    for i in range(len(column)):
+        at = column[i] - low
+        if place[at] < 0:
+            place[at] = count
+            distinct[count] = column[i]
+            count += 1
+        codes[i] = place[at]
+    return codes, distinct[:count].copy()
+
+
 def numbers(column: pa.Array, missing: Sequence[str] = ()) -> tuple[Floats, dict[int, str]]:
     """A column as numbers, NaN where empty; and what is wrong."""
     column = plain(column)
     if is_number(column.type):
         values = _floats(column)
-        given = values == values
+        given = ~np.isnan(values)
         words = column
     else:
         words = text(column, missing)
@@ -167,7 +196,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def _floats(column: pa.Array) -> Floats:
-    return np.array(column.cast(pa.float64(), safe=False).fill_null(np.nan), np.float64)
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
 def _float_words(column: pa.Array) -> pa.Array:

@@ -18,14 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.aliases import LeadIndex, Links, chain_of
 from features.columns import COLUMNS, Part, Reading, listed
 from features.config import TABLES, DatasetConfig, Kinds, TableFile, read_config
 from features.errors import TableError
-from features.history import Attributes, Bools, Codes, Dataset, History, Ids, Ints, Kind, Outcomes
-from features.parsing import TEXT, codes, local_days
+from features.history import Attributes, Bools, Codes, Dataset, History, Ints, Kind, Outcomes
+from features.parsing import TEXT, codes, distinct_integers, local_days
 from features.rejects import OnError
 from features.sources import CSV_ENDINGS, PARQUET_ENDINGS, Source
 from features.times import NEVER, find_zone
@@ -159,7 +158,7 @@ class _Rows:
     def of(cls, parts: Sequence[Part], read: Callable[[Part], dict[str, Any]]) -> Self:
         """Gathers what `read` makes of each part, and takes the rows that are good after that."""
         columns = [read(part) for part in parts]
-        rows = [np.flatnonzero(part.good).astype(np.int32) for part in parts]
+        rows = [_good_rows(part) for part in parts]
         kept = [
             column if part.good.all() else {name: _take(entry, mine) for name, entry in column.items()}
             for part, column, mine in zip(parts, columns, rows, strict=True)
@@ -181,7 +180,7 @@ class _Rows:
         """Some of the rows, with some columns put in the place of theirs."""
         if which.dtype == np.bool_ and which.all():
             return _Rows(self.parts, self.part, self.row, self.columns | changed)
-        rows = np.arange(len(self))[which]
+        rows = np.flatnonzero(which) if which.dtype == np.bool_ else which
         columns = {name: _take(column, rows) for name, column in self.columns.items() if name not in changed}
         return _Rows(self.parts, self.part[rows], self.row[rows], columns | changed)
 
@@ -227,12 +226,13 @@ class _Tables:
         touches, kinds, ended = self._apply_kinds(touches, kinds)
         touches = self._unless_same_day(touches, kinds)
         if self.has_leads:
-            ids, created = _ids(leads["lead"].dictionary_decode()), leads["at"]
-            links = self._links(aliases, ids)
+            words, created = leads["lead"].dictionary_decode(), leads["at"]
+            links = self._links(aliases, words)
         else:
             links = self._links(aliases, None)
-            ids, created = _leads_of(touches, links)
-        index = LeadIndex(ids, links)
+            words, created = _leads_of(touches, links)
+        ids = np.asarray(words.to_numpy(zero_copy_only=False), object)
+        index = LeadIndex(words, links)
         touch_lead, seen = self._resolve(index, touches)
         outcomes = self._outcomes(index, ended)
         attributes = self._attributes(index, leads)
@@ -295,7 +295,7 @@ class _Tables:
         )
         return rows.take(np.argsort(rows["at"], kind="stable"))
 
-    def _links(self, aliases: _Rows, ids: Ids | None) -> dict[str, tuple[str, int]]:
+    def _links(self, aliases: _Rows, ids: pa.Array | None) -> dict[str, tuple[str, int]]:
         """The aliases that hold together; each has to lead to a known lead where leads are given."""
         links: dict[str, tuple[str, int]] = {}
         row_of: dict[str, int] = {}
@@ -309,7 +309,7 @@ class _Tables:
             elif links[one][0] != other:
                 wrong[k] = f"{other!r} cannot be, for {one!r} is the same as {links[one][0]!r} already. Keep one."
         if links and ids is not None:
-            known = set(ids)
+            known = set(ids.to_pylist())
             lost = {one for one in links if not any(name in known for name, _ in chain_of(one, links))}
             hint = "is not in the leads table. Add the lead, or remove the row."
             wrong |= {row_of[one]: f"{links[one][0]!r} {hint}" for one in lost}
@@ -348,19 +348,14 @@ class _Tables:
                 )
         dropped = np.array([_rule(kind, dict.fromkeys(rules.drop, "drop")) is not None for kind in kinds], np.bool_)
         ending = np.array([_rule(kind, rules.outcomes) or "" for kind in kinds], object)
+        if not dropped.any() and not ending.any() and not rules.rename:
+            return touches, kinds, touches.take(np.empty(0, np.int64), won=np.empty(0, np.bool_), amount=np.empty(0))
         renamed: dict[Kind, int] = {}
         code = np.zeros(len(kinds), np.int32)
         for k, kind in enumerate(kinds):
             if not dropped[k] and not ending[k]:
                 code[k] = renamed.setdefault(_renamed(kind, rules.rename), len(renamed))
 
-        if not dropped.any() and not ending.any():
-            touches.columns["kind"] = code[touches["kind"]]
-            return (
-                touches,
-                list(renamed),
-                touches.take(np.empty(0, np.int64), won=np.empty(0, np.bool_), amount=np.empty(0)),
-            )
         kind = touches["kind"]
         is_dropped = dropped[kind]
         is_end = (ending != "")[kind] & ~is_dropped
@@ -416,7 +411,7 @@ class _Tables:
         names = np.array([*map(kind_word, words), ""], object)[codes(facts["name"])]
         base = {name[len(_FREE) :]: column for name, column in leads.columns.items() if name.startswith(_FREE)}
         return Attributes.build(
-            len(index.ids), base, lead.astype(np.int64), facts["at"], facts["known"], names, facts["cell"]
+            len(index), base, lead.astype(np.int64), facts["at"], facts["known"], names, facts["cell"]
         )
 
     def _resolve(self, index: LeadIndex, rows: _Rows) -> tuple[Codes, _Rows]:
@@ -476,26 +471,20 @@ def _won(part: Part) -> Bools:
     return np.array([word in WON for word in plain] + [False], np.bool_)[mine]
 
 
-def _leads_of(touches: _Rows, links: Links) -> tuple[Ids, Ints]:
+def _leads_of(touches: _Rows, links: Links) -> tuple[pa.Array, Ints]:
     """The leads of touches that come without a leads table: created by the first touch, or by the first link to it."""
     words = touches["lead"]
     first = np.full(len(words.dictionary), NEVER, np.int64)
     np.minimum.at(first, codes(words), touches["at"])
-    if links:
-        names = words.dictionary.to_pylist()
-        created = {name: at for name, at in zip(names, first.tolist(), strict=True) if at < NEVER}
-        for name in list(created):
-            for other, since in chain_of(name, links):
-                created[other] = min(created.get(other, NEVER), max(since, created[name]))
-        known, first = pa.array(list(created), TEXT), np.array(list(created.values()), np.int64)
-    else:
-        known, first = words.dictionary.filter(pa.array(first < NEVER)), first[first < NEVER]
-    order = pc.array_sort_indices(known)
-    return _ids(known.take(order)), first[np.asarray(order)]
-
-
-def _ids(words: pa.Array) -> Ids:
-    return np.asarray(words.to_numpy(zero_copy_only=False), object)
+    if not links:
+        touched = first < NEVER
+        return (words.dictionary if touched.all() else words.dictionary.filter(pa.array(touched))), first[touched]
+    names = words.dictionary.to_pylist()
+    created = {name: at for name, at in zip(names, first.tolist(), strict=True) if at < NEVER}
+    for name in list(created):
+        for other, since in chain_of(name, links):
+            created[other] = min(created.get(other, NEVER), max(since, created[name]))
+    return pa.array(list(created), TEXT), np.array(list(created.values()), np.int64)
 
 
 def _history(leads: int, lead: Codes, rows: _Rows, kinds: Sequence[Kind]) -> History:
@@ -509,13 +498,11 @@ def _kinds(channel: pa.DictionaryArray, action: pa.DictionaryArray) -> tuple[Cod
     """Codes of the pairs of channel and action, and the pairs."""
     channels = [kind_word(word) for word in channel.dictionary.to_pylist()]
     actions = [*map(kind_word, action.dictionary.to_pylist()), ""]
-    place, pairs = pd.factorize(codes(channel).astype(np.int64) * len(actions) + codes(action))
-    kinds: dict[Kind, int] = {}
-    code = [
-        kinds.setdefault(Kind(channels[pair // len(actions)], actions[pair % len(actions)]), len(kinds))
-        for pair in pairs.tolist()
-    ]
-    return np.array(code, np.int32)[place], list(kinds)
+    place, pairs = distinct_integers(codes(channel).astype(np.int64) * len(actions) + codes(action))
+    named = [Kind(channels[pair // len(actions)], actions[pair % len(actions)]) for pair in pairs.tolist()]
+    kinds = sorted(set(named))
+    code = {kind: k for k, kind in enumerate(kinds)}
+    return np.array([code[kind] for kind in named], np.int32)[place], kinds
 
 
 def _rule(kind: Kind, rules: Mapping[str, str]) -> str | None:
@@ -534,6 +521,12 @@ def _first_of_same(words: pa.DictionaryArray) -> Ints:
     first = np.full(len(words.dictionary), len(place), np.int64)
     np.minimum.at(first, place, np.arange(len(place)))
     return first[place]
+
+
+def _good_rows(part: Part) -> Codes:
+    if part.good.all():
+        return np.arange(len(part.good), dtype=np.int32)
+    return np.flatnonzero(part.good).astype(np.int32)
 
 
 def _take(column: Any, rows: npt.NDArray[Any]) -> Any:

@@ -27,6 +27,8 @@ SIDES = {
     ("fair", "talk"): ("marketing", "inbound"),
 }
 """Whose the known kinds are, and which way they go."""
+DELIVERED, ENGAGED = {("email", "")}, {("email", "click")}
+SECOND = 1_000_000
 
 # The past of one lead.
 
@@ -38,7 +40,21 @@ def seen(lead, as_of):
     for touch in sorted(known, key=lambda t: (t["known"], order(t))):
         if not any(same(touch, other) for other in kept):
             kept.append(touch)
-    return sorted(kept, key=order)
+    return sorted((t for t in kept if not is_automated(t, kept)), key=order)
+
+
+def is_automated(touch, touches):
+    """Whether a mail was opened or clicked so soon after a delivery known by then that a machine did it."""
+    if (touch["channel"], touch["action"]) not in ENGAGED or touch["dated"]:
+        return False
+    return any(
+        (sent["channel"], sent["action"]) in DELIVERED
+        and not sent["dated"]
+        and sent["known"] <= touch["known"]
+        and 0 <= touch["at"] - sent["at"] <= 2 * SECOND
+        and not (sent["at"] == touch["at"] and touch["at"] % (60 * SECOND) == 0)
+        for sent in touches
+    )
 
 
 def order(touch):

@@ -112,6 +112,63 @@ def test_what_counts_once(rows, kept):
     assert dataset.report.duplicates == len(rows) - len(kept)
 
 
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        # occurred_at       channel action    recorded_at
+        pytest.param(
+            ["10:00:07 email delivered -", "10:00:07 email open -", "10:00:08 email click -", "10:00:09 mail click -"],
+            ["delivered"],
+            id="a machine opens a mail and follows all its links at once",
+        ),
+        pytest.param(
+            ["10:00:07 email sent -", "10:00:09 email open -", "10:00:09.000001 email click -"],
+            ["sent", "click"],
+            id="2 seconds are within, more are not",
+        ),
+        pytest.param(
+            ["10:00:00 email sent -", "10:00:00 email click -", "10:00:01 email click -"],
+            ["click", "sent"],
+            id="a clock that only tells minutes tells nothing",
+        ),
+        pytest.param(
+            ["10:00:07 email sent 11:00:00", "10:00:08 email click -", "10:00:08 email open 11:00:00"],
+            ["sent", "click"],
+            id="what was known first is not made different by what was recorded later",
+        ),
+        pytest.param(
+            ["10:00:07 email sent -", "10:00:08 display_ad click -", "10:00:08 email reply -", "10:00:08 website - -"],
+            ["sent", "click", "reply", ""],
+            id="other clicks and answers are people's",
+        ),
+        pytest.param(
+            ["10:00:07 sales_email - -", "10:00:08 email open -"], [""], id="a personal mail is checked as well"
+        ),
+    ],
+)  # fmt: skip
+def test_machines_do_not_count(rows, kept):
+    lines = []
+    for row in rows:
+        time, channel, action, recorded = row.split()
+        recorded = recorded if recorded == "-" else f"2026-01-01T{recorded}Z"
+        lines.append(f"a 2026-01-01T{time}Z {channel} {action} {recorded}")
+    dataset = Dataset.from_frames(
+        touchpoints=table("lead_id occurred_at channel action recorded_at\n" + "\n".join(lines))
+    )
+    history = dataset.history
+    assert [history.kinds[k].action for k in history.kind] == kept
+    assert (dataset.report.automated, dataset.report.duplicates) == (len(rows) - len(kept), 0)
+
+
+def test_dates_do_not_tell_machines():
+    dataset = Dataset.from_frames(touchpoints=table("""
+        lead_id  occurred_at  channel  action
+        a        2026-01-01   email    sent
+        a        2026-01-01   email    click
+    """))  # fmt: skip
+    assert len(dataset.history) == 2
+
+
 @given(seed=st.integers(0, 2**32), size=st.integers(0, 300))
 def test_long_histories_are_kept_as_the_oracle_keeps_them(seed, size):
     """Longer than the runs that the sort merges; few times and kinds, so that most touches tie."""
@@ -148,10 +205,9 @@ def test_slices_hold_what_had_occurred(world, as_ofs):
 
 def test_kinds_are_sorted_however_they_are_given():
     none = np.zeros(2, np.int64)
-    history = History.build(
-        1, none, none, none, np.array([0, 1], np.int32), np.array([np.nan, np.nan]), [Kind("web"), Kind("call")],
-        none - 1, none.astype(np.bool_),
-    )  # fmt: skip
+    kind = np.array([0, 1], np.int32)
+    kinds = [Kind("web"), Kind("call")]
+    history = History.build(1, none.astype(np.int32), none, none, kind, np.array([np.nan, np.nan]), kinds)
     assert history.kinds == (Kind("call"), Kind("web"))
     assert [history.kinds[k].name for k in history.kind] == ["call", "web"]
 

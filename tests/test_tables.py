@@ -603,9 +603,9 @@ def test_without_a_leads_table_leads_come_from_touches(tmp_path: Path) -> None:
         tmp_path, {"touchpoints.csv": touched("b,2026-01-05,web", "a,2026-01-04,web", "b,2026-01-03,web"),
                    "outcomes.csv": outcomes}
     )  # fmt: skip
-    assert list(dataset.ids) == ["a", "b"]
-    assert [isoformat(t)[:10] for t in dataset.created_at] == ["2026-01-04", "2026-01-03"]
-    assert dataset.closed[1].tolist() == [True, False]
+    assert list(dataset.ids) == ["b", "a"]  # as they first appear
+    assert [isoformat(t)[:10] for t in dataset.created_at] == ["2026-01-03", "2026-01-04"]
+    assert dataset.closed[1].tolist() == [False, True]
     assert dataset.report is not None
     assert dataset.report.left_out == {"outcomes.csv: left out, of leads without a touch": 1}
 

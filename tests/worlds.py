@@ -29,7 +29,7 @@ CELLS = [
 ]
 NAMES = ("industry", "size", "code", "trial", "founded")
 LATE_CELLS = [*CELLS, *((name, word) for name in NAMES for word in ("new", "Zürich", 11.0))]
-OFFSETS = [0, 0, 1, -1, DAY // 2, 1_234_567_890]
+OFFSETS = [0, 0, 1, -1, 2_000_000, 2_000_001, DAY // 2, 1_234_567_890]
 INSTANTS = [day * DAY + offset for day in sorted(range(-40, 41), key=abs) for offset in OFFSETS]
 DELAYS = [0, 0, 0, 1, DAY // 2, DAY, 5 * DAY, 30 * DAY]
 VALUES = [None, None, 0.0, 1.0, 2.5, -3.25, 0.1, 1e9]
@@ -125,13 +125,13 @@ def dataset_of(world):
     messages = {m: k for k, m in enumerate(dict.fromkeys(t["message"] for _, t in touch if t["message"]))}
     history = History.build(
         len(world),
-        _ints(i for i, _ in touch),
+        _ints(i for i, _ in touch).astype(np.int32),
         _ints(t["at"] for _, t in touch),
         _ints(t["known"] for _, t in touch),
         np.array([kinds.index(Kind(t["channel"], t["action"])) for _, t in touch], np.int32),
         np.array([np.nan if t["value"] is None else t["value"] for _, t in touch], np.float64),
         kinds,
-        _ints(messages.get(t["message"], -1) for _, t in touch),
+        _ints(messages.get(t["message"], -1) for _, t in touch).astype(np.int32),
         np.array([t["dated"] for _, t in touch], np.bool_),
     )
     fact = [(i, f) for i, lead in enumerate(world) for f in lead["facts"]]
