@@ -119,6 +119,12 @@ class Part:
             reading.left_out[f"{source.name}: left out by `where`"] += left
         return part
 
+    def forget(self) -> None:
+        """Lets go of the columns as they were given, once everything has been made of them."""
+        self.columns.clear()
+        self.extra.clear()
+        self.source.forget()
+
     def reject(self, column: str, says: Mapping[int, str]) -> None:
         """Takes rows out of the good ones, saying by row what is wrong in a column."""
         rows = np.fromiter(says, np.int64, len(says))
@@ -128,7 +134,7 @@ class Part:
     def words(self, name: str, *, required: bool = False) -> pa.DictionaryArray:
         """A column as codes into its distinct words, without surrounding blanks; null where empty."""
         if name not in self.columns:
-            return pa.DictionaryArray.from_arrays(pa.nulls(len(self.good), pa.int32()), pa.array([], parsing.TEXT))
+            return pa.DictionaryArray.from_arrays(pa.nulls(len(self.good), pa.int8()), pa.array([], parsing.TEXT))
         words = parsing.coded(self.columns[name], self.spec.missing)
         if required and words.indices.null_count:
             self._require(name, np.asarray(words.is_null()))

@@ -47,10 +47,12 @@ class Times:
 def whole(column: pa.ChunkedArray) -> pa.Array:
     """One array of a column's chunks; text is `TEXT`, and categories stay codes into what they stand for."""
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        return column.unify_dictionaries().combine_chunks() if column.num_chunks else pa.array([], kind)
     if pa.types.is_string(kind) or pa.types.is_string_view(kind) or pa.types.is_binary(kind):
         column = column.cast(TEXT)
+    if pa.types.is_dictionary(kind):
+        column = column.unify_dictionaries()
+    if column.num_chunks == 1:
+        return column.chunk(0)
     return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
 
 
@@ -186,6 +188,8 @@ def local_days(at: Ints, zone: str | None) -> Ints:
 
 def codes(words: pa.DictionaryArray) -> Codes:
     """The place in the dictionary of each value, and the place behind it for those that are missing."""
+    if not len(words.dictionary):
+        return np.broadcast_to(np.int32(0), len(words))
     places = words.indices
     return np.asarray(places.fill_null(len(words.dictionary)) if places.null_count else places, np.int32)
 

@@ -26,7 +26,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from features.errors import TableError
-from features.parsing import TEXT
+from features.parsing import TEXT, whole
 
 CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 PARQUET_ENDINGS = (".parquet", ".pq")
@@ -95,6 +95,10 @@ class Source:
         """How many rows there are, the ragged ones among them."""
         return int(self.table.num_rows) + len(self.ragged)
 
+    def forget(self) -> None:
+        """Lets go of the rows, which fill as much memory as what is made of them."""
+        object.__setattr__(self, "table", self.table.schema.empty_table())
+
     def place(self, row: int) -> str:
         """Says where a row of the table stands; row -1 - k is the k-th ragged one."""
         if self.layout is None:
@@ -125,11 +129,14 @@ class Source:
     @classmethod
     def _read_parquet(cls, path: Path) -> Self:
         try:
-            table = pa.parquet.ParquetFile(path).read()
+            file = pa.parquet.ParquetFile(path)
+            names = file.schema_arrow.names
+            _refuse_repeated(path.name, names)
+            # One column after the other: read at once they fill twice the memory.
+            table = pa.table({name: whole(file.read(columns=[name]).column(name)) for name in names})
         except (pa.ArrowException, OSError) as problem:
             reason = str(problem).splitlines()[0].rstrip(".")
             raise TableError(f"{path.name}: not a readable Parquet file ({reason}). Write it again.") from None
-        _refuse_repeated(path.name, table.column_names)
         return cls(path.name, table, path)
 
     @classmethod

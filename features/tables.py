@@ -24,7 +24,7 @@ from features.columns import COLUMNS, Part, Reading, listed
 from features.config import TABLES, DatasetConfig, Kinds, TableFile, read_config
 from features.errors import TableError
 from features.history import Attributes, Bools, Codes, Dataset, History, Ints, Kind, Outcomes
-from features.parsing import TEXT, codes, distinct_integers, local_days
+from features.parsing import TEXT, codes, distinct_integers, local_days, whole
 from features.rejects import OnError
 from features.sources import CSV_ENDINGS, PARQUET_ENDINGS, Source
 from features.times import NEVER, find_zone
@@ -99,7 +99,7 @@ def read_dataset(
     sources = {name: Source.read(folder / name) for name in dict.fromkeys(spec.file for spec in chain(*files.values()))}
     given = {table: [(spec, sources[spec.file]) for spec in files[table]] for table in TABLES}
     reading = Reading(zone or config.zone, date_format or config.date_format, columns or {}, notes=notes)
-    return _Tables(reading, given, config.kinds).dataset(on_error)
+    return _dataset(reading, given, config.kinds, on_error)
 
 
 def dataset_from_frames(
@@ -118,7 +118,13 @@ def dataset_from_frames(
         table: [(TableFile(table), Source.from_frame(table, frames[table]))] if table in frames else []
         for table in TABLES
     }
-    return _Tables(Reading(zone, date_format, columns or {}), given, Kinds()).dataset(on_error)
+    return _dataset(Reading(zone, date_format, columns or {}), given, Kinds(), on_error)
+
+
+def _dataset(reading: Reading, given: Given, rules: Kinds, on_error: OnError) -> Dataset:
+    dataset = _Tables(reading, given, rules).dataset(on_error)
+    pa.default_memory_pool().release_unused()
+    return dataset
 
 
 def _find_files(folder: Path) -> tuple[dict[str, tuple[TableFile, ...]], list[str]]:
@@ -231,14 +237,17 @@ class _Tables:
         else:
             links = self._links(aliases, None)
             words, created = _leads_of(touches, links)
-        ids = np.asarray(words.to_numpy(zero_copy_only=False), object)
         index = LeadIndex(words, links)
         touch_lead, seen = self._resolve(index, touches)
         outcomes = self._outcomes(index, ended)
         attributes = self._attributes(index, leads)
         quarantined = self.reading.rejects.settle(on_error)
+        for part in chain(*self.parts.values()):
+            part.forget()
+        # What Arrow would keep for tables to come is as large as the dataset.
+        pa.default_memory_pool().release_unused()
 
-        history = _history(len(ids), touch_lead, seen, kinds)
+        history = _history(len(index), touch_lead, seen, kinds)
         read, once = seen, history
         if links and len(history) < len(seen):
             read = seen.once()
@@ -247,6 +256,7 @@ class _Tables:
         notes = tuple(dict.fromkeys(self.reading.notes))
         left_out = dict(self.reading.left_out)
         report = ReadReport(self.counts, duplicates, once.automated, quarantined, notes, left_out)
+        ids = np.asarray(words.to_numpy(zero_copy_only=False), object)
         return Dataset(ids, created, index.merged_at(), history, attributes, outcomes, report)
 
     @property
@@ -498,7 +508,10 @@ def _kinds(channel: pa.DictionaryArray, action: pa.DictionaryArray) -> tuple[Cod
     """Codes of the pairs of channel and action, and the pairs."""
     channels = [kind_word(word) for word in channel.dictionary.to_pylist()]
     actions = [*map(kind_word, action.dictionary.to_pylist()), ""]
-    place, pairs = distinct_integers(codes(channel).astype(np.int64) * len(actions) + codes(action))
+    pair: npt.NDArray[Any] = codes(channel)
+    if len(actions) > 1:
+        pair = pair.astype(np.int64) * len(actions) + codes(action)
+    place, pairs = distinct_integers(pair)
     named = [Kind(channels[pair // len(actions)], actions[pair % len(actions)]) for pair in pairs.tolist()]
     kinds = sorted(set(named))
     code = {kind: k for k, kind in enumerate(kinds)}
@@ -537,5 +550,5 @@ def _concat(columns: Sequence[Any]) -> Any:
     if len(columns) == 1:
         return columns[0]
     if isinstance(columns[0], pa.Array):
-        return pa.chunked_array(columns).unify_dictionaries().combine_chunks()
+        return whole(pa.chunked_array(columns))
     return np.concatenate(columns)
