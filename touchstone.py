@@ -132,6 +132,7 @@ def score(
     output: Annotated[Path, typer.Option(help="The scored list, .csv or .parquet.", show_default=False)],
     as_of: AsOf = None,
     model: ModelFolder = CHAMPION,
+    reasons: Annotated[int, typer.Option(min=0, max=3, help="How many reasons to give for each score.")] = 3,
     mapping: Map = None,
     zone: Zone = None,
     date_format: DateFormat = None,
@@ -152,7 +153,7 @@ def score(
         _warn(
             f"the last touchpoint is of {isoformat(last)[:10]}, and leads are scored as of now. Pass --as-of for then."
         )
-    summary = score_list(scorer, dataset, instant, output)
+    summary = score_list(scorer, dataset, instant, output, reasons)
     tiers = ", ".join(f"{count:,} {tier}" for tier, count in summary.tiers.items())
     _say(
         as_json,

@@ -450,12 +450,14 @@ classes."""
 
 
 @njit(cache=True)
-def _see(seen: _Touches, lo: int, hi: int, as_of: int, at: Ints, known: Ints, kind: Codes, value: Floats) -> int:
-    """Gathers the touches that were known before as_of; returns how many."""
+def _see(
+    seen: _Touches, lo: int, hi: int, as_of: int, without: int, at: Ints, known: Ints, kind: Codes, value: Floats
+) -> int:
+    """Gathers the touches that were known before as_of, but for those of one kind; returns how many."""
     age, when, what, worth = seen
     n = 0
     for i in range(lo, hi):
-        if known[i] < as_of:
+        if known[i] < as_of and kind[i] != without:
             age[n], when[n], what[n], worth[n] = as_of - at[i], at[i], kind[i], value[i]
             n += 1
     return n
@@ -761,7 +763,7 @@ def _read(cell: float, how: Ints, tables: Floats) -> float:
 @njit(cache=True, nogil=True)
 def run(
     ops: Ints, parameters: Floats, start_row: Floats, room: int, slots: Codes, how: Ints, tables: Floats,
-    start: Ints, stop: Ints, lead: Ints, as_of: Ints, created_at: Ints,
+    start: Ints, stop: Ints, lead: Ints, as_of: Ints, no_kind: Codes, no_column: Codes, created_at: Ints,
     at: Ints, known: Ints, kind: Codes, value: Floats,
     cells: Floats, fact_offsets: Ints, fact_at: Ints, fact_known: Ints, fact_column: Codes, fact_value: Floats,
     out: Matrix,
@@ -785,7 +787,9 @@ def run(
             for f in range(fact_offsets[who], fact_offsets[who + 1]):
                 if fact_at[f] < now and fact_known[f] < now:
                     mine[fact_column[f]] = fact_value[f]
-        known_by_now = _see(seen, start[r], stop[r], now, at, known, kind, value)
+            if len(no_column) and no_column[r] >= 0:
+                mine[no_column[r]] = np.nan
+        known_by_now = _see(seen, start[r], stop[r], now, no_kind[r] if len(no_kind) else -1, at, known, kind, value)
         for o in range(len(ops)):
             code, base, width, source = ops[o, 0], ops[o, 1], ops[o, 2], ops[o, 3]
             if code == _AGE:

@@ -63,6 +63,18 @@ def group_name(kind: Kind, by: By) -> str:
     return kind.name if by else "touch"
 
 
+class Without(NamedTuple):
+    """What each row of a cohort is to be seen without."""
+
+    kind: Codes
+    """(n,) a kind of touch by its place in the history's `kinds`; -1 for none."""
+    attribute: Codes
+    """(n,) an attribute by its place in the dataset's `attributes.names`; -1 for none."""
+
+
+_NOTHING = Without(np.empty(0, np.int32), np.empty(0, np.int32))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What was learned from training data: the groups of touches, and how attributes are read."""
@@ -174,11 +186,14 @@ class FeatureSet:
         """The SHA-256 of what is computed: equal fingerprints mean equal columns."""
         return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def compute(self, dataset: Dataset, cohort: Cohort, out: Matrix | None = None) -> Matrix:
+    def compute(
+        self, dataset: Dataset, cohort: Cohort, out: Matrix | None = None, without: Without | None = None
+    ) -> Matrix:
         """Returns the (n, F) float32 matrix of a cohort's features; nothing at or after as_of is seen.
 
-        `out` takes the result instead of fresh memory. Raises UsageError if it does not fit, or if the cohort asks
-        about a lead that the dataset does not have.
+        `without` leaves a kind of touch or an attribute out of what each row sees; `out` takes the result instead of
+        fresh memory. Raises UsageError if it does not fit, or if the cohort asks about a lead that the dataset does
+        not have.
         """
         from features.aggregates import run
 
@@ -200,23 +215,24 @@ class FeatureSet:
         program = self._program
         history, attributes = dataset.history, dataset.attributes
         slots, columns = self._slots(history), self._columns(attributes)
+        without = without or _NOTHING
 
-        def work(part: Cohort, out: Matrix) -> None:
+        def work(rows: slice) -> None:
+            part = cohort[rows]
             start, stop = history.slices(part)
             run(
                 program.ops, program.parameters, program.start, program.room, slots, *columns,
-                start, stop, part.lead, part.as_of, dataset.created_at,
+                start, stop, part.lead, part.as_of, without.kind[rows], without.attribute[rows], dataset.created_at,
                 history.at, history.known, history.kind, history.value,
                 attributes.cells, attributes.offsets, attributes.at, attributes.known, attributes.column,
-                attributes.value, out,
+                attributes.value, out[rows],
             )  # fmt: skip
 
         if len(cohort) < _MANY:
-            work(cohort, out)
+            work(slice(None))
         else:
-            parts = [slice(begin, begin + _MANY) for begin in range(0, len(cohort), _MANY)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(lambda part: work(cohort[part], out[part]), parts))
+                list(pool.map(work, (slice(begin, begin + _MANY) for begin in range(0, len(cohort), _MANY))))
         return out
 
     def to_json(self) -> str:

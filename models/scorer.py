@@ -15,6 +15,7 @@ from features.errors import ModelError
 from features.feature import FeatureSet
 from features.history import Cohort, Dataset, Floats, Ints
 from models.model import Model
+from models.reasons import Reason, find_reasons
 from models.tiers import TIERS, Tiers
 
 _CHUNK = 16_384
@@ -51,6 +52,8 @@ class Scores:
     """(n,) 0 to 100: the percentile of the probability among leads at training time."""
     tier: Ints
     """(n,) codes into `models.tiers.TIERS`."""
+    reasons: Sequence[tuple[Reason, ...]] | None = None
+    """(n,) what moves each score most; None if not asked for."""
 
     def __len__(self) -> int:
         return len(self.probability)
@@ -99,16 +102,20 @@ class Scorer:
             list(pool.map(work, parts))
         return out
 
-    def score(self, dataset: Dataset, cohort: Cohort, threads: int = 1) -> Scores:
-        """Scores a cohort; nothing known at or after its as_of is seen."""
+    def score(self, dataset: Dataset, cohort: Cohort, reasons: int = 0, threads: int = 1) -> Scores:
+        """Scores a cohort, with up to so many reasons a lead; nothing known at or after its as_of is seen."""
         probability = self.predict(dataset, cohort, threads)
         score = np.searchsorted(self._percentiles, probability, side="right")
-        return Scores(probability, score, self.tiers.of(probability))
+        why = None
+        if reasons:
+            why = find_reasons(self.features, self.model.predict, dataset, cohort, probability, reasons)
+        return Scores(probability, score, self.tiers.of(probability), why)
 
 
 def scored_list(scorer: Scorer, dataset: Dataset, cohort: Cohort, scores: Scores) -> dict[str, Sequence[Any]]:
     """Returns the columns of a scored list, in the order of the public face."""
     nothing = [None] * len(cohort)
+    texts = [[reason.text for reason in mine] for mine in scores.reasons or [()] * len(cohort)]
     return {
         "lead_id": dataset.ids[cohort.lead].tolist(),
         "as_of": cohort.as_of.astype("datetime64[us]"),
@@ -119,9 +126,9 @@ def scored_list(scorer: Scorer, dataset: Dataset, cohort: Cohort, scores: Scores
         "score": scores.score,
         "tier": scores.tiers,
         "route": [scorer.tiers.routes[tier] for tier in scores.tiers],
-        "reason_1": nothing,
-        "reason_2": nothing,
-        "reason_3": nothing,
+        "reason_1": [mine[0] if len(mine) >= 1 else None for mine in texts],
+        "reason_2": [mine[1] if len(mine) >= 2 else None for mine in texts],
+        "reason_3": [mine[2] if len(mine) >= 3 else None for mine in texts],
         "model_version": [scorer.card.version] * len(cohort),
     }  # fmt: skip
 

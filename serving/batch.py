@@ -53,14 +53,14 @@ class ListSummary:
     output: str
 
 
-def score_list(scorer: Scorer, dataset: Dataset, as_of: int, output: Path) -> ListSummary:
+def score_list(scorer: Scorer, dataset: Dataset, as_of: int, output: Path, reasons: int = 0) -> ListSummary:
     """Scores the leads that are open at `as_of` (microseconds) and writes them in the order of the leads table.
 
-    The file appears whole or not at all.
+    Up to 3 reasons are given for each score. The file appears whole or not at all.
     """
     check_ending(output)
     cohort = dataset.open_at(as_of)
-    scores = scorer.score(dataset, cohort, threads=os.cpu_count() or 1)
+    scores = scorer.score(dataset, cohort, reasons, threads=os.cpu_count() or 1)
     table = pa.table(scored_list(scorer, dataset, cohort, scores), schema=SCHEMA)
     _write(table, output)
     later = int((dataset.created_at >= as_of).sum())

@@ -28,6 +28,8 @@ class Operation:
     example: Any = None
     """A request body that works."""
     problems: Mapping[int, str] | None = None
+    parameters: Mapping[str, dict[str, Any]] | None = None
+    """The schemas of its query parameters."""
 
 
 def json_response(value: msgspec.Struct) -> Response:
@@ -40,7 +42,7 @@ def openapi(operations: Sequence[Operation], *, title: str, version: str, descri
     types = [t for operation in operations for t in (operation.request, operation.response) if t is not None]
     distinct = list(dict.fromkeys([*types, Problem]))
     schemas, components = msgspec.json.schema_components(distinct, ref_template="#/components/schemas/{name}")
-    schema = dict(zip(distinct, schemas, strict=True))
+    schema_of = dict(zip(distinct, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         entry: dict[str, Any] = {
@@ -49,19 +51,24 @@ def openapi(operations: Sequence[Operation], *, title: str, version: str, descri
             "responses": {
                 "200": {
                     "description": operation.response.__doc__ or "",
-                    "content": {"application/json": {"schema": schema[operation.response]}},
+                    "content": {"application/json": {"schema": schema_of[operation.response]}},
                 }
             },
         }
+        if operation.parameters:
+            entry["parameters"] = [
+                {"name": name, "in": "query", "required": False, "schema": schema}
+                for name, schema in operation.parameters.items()
+            ]
         if operation.request is not None:
-            content: dict[str, Any] = {"schema": schema[operation.request]}
+            content: dict[str, Any] = {"schema": schema_of[operation.request]}
             if operation.example is not None:
                 content["example"] = operation.example
             entry["requestBody"] = {"required": True, "content": {"application/json": content}}
         for status, says in (operation.problems or {}).items():
             entry["responses"][str(status)] = {
                 "description": says,
-                "content": {"application/problem+json": {"schema": schema[Problem]}},
+                "content": {"application/problem+json": {"schema": schema_of[Problem]}},
             }
         paths.setdefault(operation.path, {})[operation.method.lower()] = entry
     return {

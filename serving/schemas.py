@@ -48,11 +48,13 @@ class BulkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """What one kind of touch or attribute does to a score."""
+    """What one kind of touch, or one attribute, does to a score."""
 
-    text: str
-    effect: float
-    without: float
+    text: Annotated[
+        str, msgspec.Meta(description="In words, e.g. 2 demos in the last 30 days: 31 % with, 13 % without.")
+    ]
+    effect: Annotated[float, msgspec.Meta(description="The probability less what it would be without.")]
+    without: Annotated[float, msgspec.Meta(description="What the probability would be without.")]
 
 
 class ModelReference(msgspec.Struct, frozen=True):
@@ -75,7 +77,7 @@ class ScoreResponse(msgspec.Struct, frozen=True):
     tier: Tier
     route: str
     tiers: Annotated[str, msgspec.Meta(description="The version of the tier policy.")]
-    reasons: list[Reason] | None
+    reasons: Annotated[list[Reason] | None, msgspec.Meta(description="As many as were asked for; strongest first.")]
     model: ModelReference
 
 

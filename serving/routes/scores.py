@@ -18,7 +18,7 @@ from models.tiers import TIERS
 from serving.body import Reader, read_body
 from serving.errors import FieldError
 from serving.operation import Operation, json_response
-from serving.schemas import BulkRequest, BulkResponse, ModelReference, ScoreRequest, ScoreResponse
+from serving.schemas import BulkRequest, BulkResponse, ModelReference, Reason, ScoreRequest, ScoreResponse
 from serving.settings import Settings
 
 _EXAMPLE = {
@@ -31,6 +31,14 @@ _EXAMPLE = {
         {"occurred_at": "2026-10-30T10:00:00Z", "channel": "email", "action": "click", "value": None},
     ],
 }
+_MOST = 5
+_COUNTS = tuple(str(count) for count in range(_MOST + 1))
+_PARAMETERS = {
+    "reasons": {
+        "type": "integer", "minimum": 0, "maximum": _MOST, "default": 0,
+        "description": "How many reasons to give for a score: what it would be without one kind of touch or attribute.",
+    }
+}  # fmt: skip
 _SMALL = 65_536
 """Bytes of a body up to which scoring takes but a moment."""
 _PROBLEMS = {
@@ -45,42 +53,56 @@ def operations(scorer: Scorer, settings: Settings) -> list[Operation]:
     """The operations on a scorer."""
     one, many = Reader(ScoreRequest), Reader(BulkRequest)
 
-    def score_one(body: bytes) -> Response:
-        return json_response(answer(scorer, [one.read(body)])[0])
+    def score_one(body: bytes, reasons: int) -> Response:
+        return json_response(answer(scorer, [one.read(body)], reasons)[0])
 
-    def score_many(body: bytes) -> Response:
+    def score_many(body: bytes, reasons: int) -> Response:
         asked = many.read(body)
         if len(asked.leads) > settings.max_bulk_leads:
             raise FieldError(
                 "leads", f"got {len(asked.leads):,} leads. Send at most {settings.max_bulk_leads:,} at once."
             )
-        return json_response(BulkResponse(answer(scorer, asked.leads, asked.as_of, "leads[{}].")))
+        return json_response(BulkResponse(answer(scorer, asked.leads, reasons, asked.as_of, "leads[{}].")))
 
     async def score(request: Request) -> Response:
-        return await _work(score_one, await read_body(request, settings.max_body))
+        reasons = _reasons(request)
+        return await _work(score_one, await read_body(request, settings.max_body), reasons)
 
     async def bulk(request: Request) -> Response:
-        return await _work(score_many, await read_body(request, settings.max_bulk_body))
+        reasons = _reasons(request)
+        return await _work(score_many, await read_body(request, settings.max_bulk_body), reasons)
 
     return [
         Operation(
             "POST", "/v1/score", "scoreLead", "Score one lead from its touchpoints and attributes.",
-            score, ScoreResponse, ScoreRequest, _EXAMPLE, _PROBLEMS,
+            score, ScoreResponse, ScoreRequest, _EXAMPLE, _PROBLEMS, _PARAMETERS,
         ),
         Operation(
             "POST", "/v1/score/bulk", "scoreLeads", "Score up to 1,000 leads; answers come in their order.",
-            bulk, BulkResponse, BulkRequest, {"leads": [_EXAMPLE]}, _PROBLEMS,
+            bulk, BulkResponse, BulkRequest, {"leads": [_EXAMPLE]}, _PROBLEMS, _PARAMETERS,
         ),
     ]  # fmt: skip
 
 
-async def _work(answer: Callable[[bytes], Response], body: bytes) -> Response:
+def _reasons(request: Request) -> int:
+    """How many reasons are asked for."""
+    given = request.query_params.get("reasons", "0")
+    if given not in _COUNTS:
+        raise FieldError("reasons", f"got {given[:80]!r}. Ask for 0 to {_MOST} reasons.")
+    return int(given)
+
+
+async def _work(answer: Callable[[bytes, int], Response], body: bytes, reasons: int) -> Response:
     """Answers a small body at once, which is faster than handing it over, and a large one without holding up others."""
-    return answer(body) if len(body) <= _SMALL else await run_sync(answer, body)
+    return answer(body, reasons) if len(body) <= _SMALL else await run_sync(answer, body, reasons)
 
 
 def answer(
-    scorer: Scorer, leads: Sequence[ScoreRequest], common: datetime | None = None, where: str = ""
+    scorer: Scorer,
+    leads: Sequence[ScoreRequest],
+    reasons: int = 0,
+    common: datetime | None = None,
+    where: str = "",
 ) -> list[ScoreResponse]:
     """Scores leads, each as of its own instant, else the common one, else now.
 
@@ -106,17 +128,20 @@ def answer(
     cohort = Cohort(np.arange(len(leads)), np.array([datetime_us(at) for at in instants], np.int64))
     for number in np.flatnonzero(dataset.created_at >= cohort.as_of).tolist():
         raise _too_early(leads[number], common, now, where.format(number))
-    scores = scorer.score(dataset, cohort)
+    scores = scorer.score(dataset, cohort, reasons)
     card, tiers = scorer.card, scorer.tiers
     model = ModelReference(card.name, card.version, card.features)
     out = []
-    rows = zip(leads, instants, scores.probability.tolist(), scores.score.tolist(), scores.tier.tolist(), strict=True)
-    for lead, instant, probability, score, code in rows:
+    why = [None] * len(leads) if scores.reasons is None else [[Reason(*one) for one in mine] for mine in scores.reasons]
+    rows = zip(
+        leads, instants, scores.probability.tolist(), scores.score.tolist(), scores.tier.tolist(), why, strict=True
+    )
+    for lead, instant, probability, score, code, mine in rows:
         tier = TIERS[code]
         out.append(
             ScoreResponse(
                 lead.lead_id, instant, probability, None, score, card.horizon_days,
-                tier, tiers.routes[tier], tiers.version, None, model,  # type: ignore[arg-type]
+                tier, tiers.routes[tier], tiers.version, mine, model,  # type: ignore[arg-type]
             )
         )  # fmt: skip
     return out

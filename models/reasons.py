@@ -1,0 +1,219 @@
+"""Why a score is what it is: what it would be without one kind of touch, or without one attribute.
+
+A score is a function of the history, so "without the webinar it would be 13 %" is that function called once more. What
+is said of a lead is thereby true of the model, and on the ground of histories as they occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from features.feature import FeatureSet, Without
+from features.history import Codes, Cohort, Dataset, Floats, Ints, Kind, Matrix
+from features.times import US_PER_DAY
+from features.words import number_word
+
+_RECENT = 30 * US_PER_DAY
+_CHUNK = 16_384
+_COUNTABLE = frozenset({
+    "ad", "brochure", "call", "chat", "click", "coupon", "demo", "download", "email", "event", "fair", "form", "lesson",
+    "letter", "mailing", "meeting", "offer", "open", "page", "proposal", "referral", "reply", "seminar", "training",
+    "view", "visit", "webinar",
+})  # fmt: skip
+"""What can be counted by adding an s."""
+
+
+class Reason(NamedTuple):
+    """What one kind of touch, or one attribute, does to a lead's score."""
+
+    text: str
+    effect: float
+    """The probability less what it would be without."""
+    without: float
+    """What the probability would be without."""
+
+
+class _Parts(NamedTuple):
+    """What the scores of a cohort rest on, one entry for each row's kinds of touches and attributes."""
+
+    row: Ints
+    kind: Codes
+    """-1 where it is an attribute."""
+    attribute: Codes
+    touches: Ints
+    """Touches of the kind."""
+    recent: Ints
+    """Those of the last 30 days."""
+    last: Ints
+    """Microseconds from the last of them to as_of."""
+    value: Floats
+    """The attribute's cell."""
+
+
+def find_reasons(
+    features: FeatureSet,
+    predict: Callable[[Matrix], Floats],
+    dataset: Dataset,
+    cohort: Cohort,
+    probability: Floats,
+    count: int,
+) -> list[tuple[Reason, ...]]:
+    """Returns, for each row of a cohort, up to `count` reasons, the one that moves the log-odds most first.
+
+    `probability` (n,) is what is to be explained. What changes nothing is no reason.
+    """
+    parts = _parts(features, dataset, cohort)
+    without = np.empty(len(parts.row))
+    buffer = np.empty((min(_CHUNK, len(parts.row)), len(features.names)), np.float32)
+    for begin in range(0, len(parts.row), _CHUNK):
+        here = slice(begin, begin + _CHUNK)
+        rows = cohort[parts.row[here]]
+        left_out = Without(parts.kind[here], parts.attribute[here])
+        without[here] = predict(features.compute(dataset, rows, buffer[: len(rows)], left_out))
+    moved = np.abs(_logit(probability[parts.row]) - _logit(without))
+    order = np.lexsort((np.arange(len(moved)), -moved, parts.row))
+    place = np.arange(len(order)) - np.searchsorted(parts.row[order], parts.row[order])
+    reasons: list[list[Reason]] = [[] for _ in range(len(cohort))]
+    for k in order[(place < count) & (moved[order] > 0)].tolist():
+        row = int(parts.row[k])
+        now, then = float(probability[row]), float(without[k])
+        says = f"{_says(dataset, parts, k)}: {' with, '.join(_percents(now, then))} without"
+        reasons[row].append(Reason(says, now - then, then))
+    return [tuple(mine) for mine in reasons]
+
+
+def _parts(features: FeatureSet, dataset: Dataset, cohort: Cohort) -> _Parts:
+    history, attributes = dataset.history, dataset.attributes
+    start, stop = history.slices(cohort)
+    row, kind, count, recent, last = _touched(
+        start, stop, cohort.as_of, history.at, history.known, history.kind, len(history.kinds)
+    )
+    used = [column for column, name in enumerate(attributes.names) if any(op.attribute == name for op in features.ops)]
+    stated, column, value = _stated(
+        np.array(used, np.int64), cohort.lead, cohort.as_of, dataset.created_at, attributes.cells, attributes.offsets,
+        attributes.at, attributes.known, attributes.column, attributes.value,
+    )  # fmt: skip
+    none, no_touch = np.full(len(stated), -1, np.int32), np.zeros(len(stated), np.int64)
+    return _Parts(
+        np.concatenate([row, stated]),
+        np.concatenate([kind, none]),
+        np.concatenate([np.full(len(row), -1, np.int32), column]),
+        np.concatenate([count, no_touch]),
+        np.concatenate([recent, no_touch]),
+        np.concatenate([last, no_touch]),
+        np.concatenate([np.full(len(row), np.nan), value]),
+    )
+
+
+def _says(dataset: Dataset, parts: _Parts, k: int) -> str:
+    if parts.kind[k] < 0:
+        column, cell = int(parts.attribute[k]), float(parts.value[k])
+        words = dataset.attributes.words[column]
+        value = number_word(cell) if words is None else words[int(cell)]
+        return f"{_plain(dataset.attributes.names[column])} {value}"
+    count, recent = int(parts.touches[k]), int(parts.recent[k])
+    what = _counted(count, dataset.history.kinds[parts.kind[k]])
+    if recent == count:
+        return f"{what} in the last 30 days"
+    if recent:
+        return f"{what}, {recent:,} of them in the last 30 days"
+    days = int(parts.last[k]) // US_PER_DAY
+    return f"{what}, {'the last ' if count > 1 else ''}{days:,} days ago"
+
+
+def _counted(count: int, kind: Kind) -> str:
+    """So many touches of a kind; what has no plural that is known keeps its name.
+
+    >>> _counted(1, Kind("demo")), _counted(2, Kind("email", "click")), _counted(3, Kind("web"))
+    ('1 demo', '2 email clicks', '3 x web')
+    """
+    what = _plain(kind.name)
+    last = what.rpartition(" ")[2]
+    if count == 1:
+        return f"1 {what}"
+    if last in _COUNTABLE:
+        return f"{count:,} {what.removesuffix('y')}ies" if last.endswith("y") else f"{count:,} {what}s"
+    return f"{count:,} x {what}"
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", " ")
+
+
+def _percents(*shares: float) -> Sequence[str]:
+    """Shares in percent, with as many digits as it takes to tell them apart.
+
+    >>> _percents(0.312, 0.13), _percents(0.3121, 0.3119), _percents(0.0042, 0.0011)
+    (['31 %', '13 %'], ['31.21 %', '31.19 %'], ['0.4 %', '0.1 %'])
+    """
+    digits = 0
+    while digits < 6:
+        told = [f"{100 * share:.{digits}f}" for share in shares]
+        if len(set(told)) == len(told) and all(
+            float(text) > 0 or share <= 0 for text, share in zip(told, shares, strict=True)
+        ):
+            break
+        digits += 1
+    return [f"{text} %" for text in told]
+
+
+def _logit(probability: Floats) -> Floats:
+    return np.asarray(np.log(probability) - np.log1p(-probability), np.float64)
+
+
+@njit(cache=True, nogil=True)
+def _touched(
+    start: Ints, stop: Ints, as_of: Ints, at: Ints, known: Ints, kind: Codes, kinds: int
+) -> tuple[Ints, Codes, Ints, Ints, Ints]:
+    """Returns, for each row and each kind it sees a touch of, (row, kind, touches, recent ones, age of the last)."""
+    counts, recent, last = np.zeros(kinds, np.int64), np.zeros(kinds, np.int64), np.zeros(kinds, np.int64)
+    total = 0
+    for r in range(len(start)):
+        total += min(stop[r] - start[r], kinds)
+    rows, what = np.empty(total, np.int64), np.empty(total, np.int32)
+    many, lately, ages = np.empty(total, np.int64), np.empty(total, np.int64), np.empty(total, np.int64)
+    n = 0
+    for r in range(len(start)):
+        for i in range(start[r], stop[r]):
+            if known[i] < as_of[r]:
+                counts[kind[i]] += 1
+                last[kind[i]] = as_of[r] - at[i]
+                recent[kind[i]] += last[kind[i]] <= _RECENT
+        # Latest kinds first, each once.
+        for i in range(stop[r] - 1, start[r] - 1, -1):
+            k = kind[i]
+            if counts[k] > 0:
+                rows[n], what[n], many[n], lately[n], ages[n] = r, k, counts[k], recent[k], last[k]
+                n += 1
+                counts[k], recent[k] = 0, 0
+    return rows[:n], what[:n], many[:n], lately[:n], ages[:n]
+
+
+@njit(cache=True, nogil=True)
+def _stated(
+    used: Ints, lead: Ints, as_of: Ints, created_at: Ints, cells: Floats, offsets: Ints, at: Ints, known: Ints,
+    column: Codes, value: Floats,
+) -> tuple[Ints, Codes, Floats]:  # fmt: skip
+    """Returns, for each row and each attribute in use whose value is known, (row, attribute, cell)."""
+    rows, which = np.empty(len(lead) * len(used), np.int64), np.empty(len(lead) * len(used), np.int32)
+    found = np.empty(len(lead) * len(used))
+    mine = np.empty(cells.shape[1])
+    n = 0
+    for r in range(len(lead)):
+        who = lead[r]
+        if created_at[who] < as_of[r]:
+            mine[:] = cells[who]
+        else:
+            mine[:] = np.nan
+        for f in range(offsets[who], offsets[who + 1]):
+            if at[f] < as_of[r] and known[f] < as_of[r]:
+                mine[column[f]] = value[f]
+        for c in used:
+            if not np.isnan(mine[c]):
+                rows[n], which[n], found[n] = r, c, mine[c]
+                n += 1
+    return rows[:n], which[:n], found[:n]
