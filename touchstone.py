@@ -393,10 +393,11 @@ def _best_leads(path: Path) -> None:
 
     rows = pyarrow.csv.read_csv(path).sort_by([("probability", "descending")]).slice(0, 5).to_pylist()
     table = Table(title="The five best leads", title_justify="left")
-    for name in ("lead_id", "probability", "score", "tier", "route"):
+    for name in ("lead_id", "probability", "score", "tier", "route", "reason_1"):
         table.add_column(name)
     for row in rows:
-        table.add_row(row["lead_id"], f"{row['probability']:.1%}", str(row["score"]), row["tier"], row["route"])
+        shown = f"{row['probability']:.1%}", str(row["score"]), row["tier"], row["route"], row["reason_1"]
+        table.add_row(row["lead_id"], *shown)
     _print(table)
 
 

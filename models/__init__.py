@@ -5,7 +5,7 @@ from models.candidates import MODELS, candidates
 from models.model import Candidate, Model, Recipe
 from models.rules import PointsTable
 from models.scorer import Card, Scorer, Scores
-from models.tiers import TIERS, Tiers
+from models.tiers import TIERS, Outlook, Team, Tiers
 
 __all__ = [
     "MODELS",
@@ -13,10 +13,12 @@ __all__ = [
     "Candidate",
     "Card",
     "Model",
+    "Outlook",
     "PointsTable",
     "Recipe",
     "Scorer",
     "Scores",
+    "Team",
     "Tiers",
     "candidates",
     "load_bundle",

@@ -93,6 +93,7 @@ class TierPolicy(msgspec.Struct, frozen=True):
     version: str
     warm: float
     hot: float
+    exit: Annotated[float, msgspec.Meta(description="A tier is left below its entry divided by this.")]
     routes: dict[str, str]
 
 

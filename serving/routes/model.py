@@ -17,7 +17,7 @@ def operations(scorer: Scorer) -> list[Operation]:
         ModelResponse(
             card.name, card.version, card.model, card.horizon_days, card.features, len(scorer.features.names),
             card.known_until, card.dataset, card.backtest,
-            TierPolicy(tiers.version, tiers.warm, tiers.hot, tiers.routes),
+            TierPolicy(tiers.version, tiers.warm, tiers.hot, tiers.exit, tiers.routes),
         )
     )  # fmt: skip
 
