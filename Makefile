@@ -11,8 +11,8 @@ demo: .venv/.ready ## Simulate leads, train, backtest and score them
 test: .venv/.ready ## Run the tests
 	.venv/bin/pytest -n 2 -m "not long"
 
-test-long: .venv/.ready ## Run the tests that take minutes, with 10,000 examples for each property
-	TOUCHSTONE_HYPOTHESIS=long .venv/bin/pytest -n 2 -m long
+test-long: .venv/.ready ## Run every property with 10,000 examples, and the tests that take minutes
+	TOUCHSTONE_HYPOTHESIS=long .venv/bin/pytest -n 2 --dist worksteal -m "hypothesis or long"
 
 check: .venv/.ready ## Check format, lint, types and the direction of imports, as CI and pre-commit do
 	.venv/bin/ruff format --check .

@@ -379,7 +379,7 @@ def condition(feature):
     if getattr(feature, "where", None) is None:
         return ""
     sign, number = feature.where
-    return f"_{FIGURES[sign]}_{text(number)}".replace("-", "minus_").replace(".", "_")
+    return f"_{FIGURES[sign]}_{'minus_' if number < 0 else ''}{text(abs(number)).replace('.', '_')}"
 
 
 def matching(touches, feature):

@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import DAY
 from worlds import DELAYS, INSTANTS, dataset_of, instants, leads, table, tables_of, worlds
@@ -475,7 +475,6 @@ def split_leads(draw):
     return lead, own, other
 
 
-@settings(max_examples=100)
 @given(case=split_leads(), waits=st.lists(st.sampled_from(DELAYS), min_size=1, max_size=3), data=st.data())
 def test_a_lead_under_two_ids_is_one_lead_from_their_link_on(case, waits, data):
     whole, own, other = case

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle import DAY
 from worlds import dataset_of, instants, table, worlds
@@ -181,7 +181,6 @@ def test_rows_and_labels_are_the_oracle_s(world, until, experiment):
 
 
 @given(world=worlds, until=instants, late=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=4))
-@settings(max_examples=100)
 def test_what_happens_later_decides_labels_and_never_who_is_a_row(world, until, late):
     """Other outcomes at or after an instant leave its rows as they are."""
     dataset = dataset_of(world)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import settings
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -56,6 +57,16 @@ def test_continuous_integration_runs_make_check_and_make_test() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "make check" in script
     assert "make test" in script
+
+
+def test_make_test_long_gives_every_property_ten_thousand_examples() -> None:
+    """Hypothesis marks what is a property; a property with a number of its own would not follow the profile."""
+    (command,) = make("--dry-run", "--assume-old=.venv/.ready", "test-long")
+    assert command.startswith("TOUCHSTONE_HYPOTHESIS=long ") and '-m "hypothesis or long"' in command
+    assert settings.get_profile("long").max_examples == 10_000
+    assert settings.get_profile("default").max_examples == 200
+    own = re.compile(r"^@settings\(.*max_examples", re.MULTILINE)
+    assert not [path.name for path in (ROOT / "tests").glob("*.py") if own.search(path.read_text())]
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from worlds import tables_of, worlds
 
 from features import (
@@ -65,7 +65,6 @@ def record_of(name, world):
     )
 
 
-@settings(max_examples=60)
 @given(world=worlds)
 def test_documents_give_the_features_that_tables_do(world):
     """To the bit, whether the vocabulary was learned from one or the other. A document has no bare dates."""
