@@ -1,5 +1,6 @@
 """From touchpoints to a matrix: tables in, point-in-time features out."""
 
+import features.compiled  # noqa: F401 - before numba is given the first function
 from features.aggregates import (
     FEATURES,
     ActiveDays,

@@ -104,6 +104,7 @@ provide_openmp
 if [ -f features/__main__.py ]; then
     say "compiling the feature kernels"
     "$python" -m features
+    "$python" -m models
 fi
 touch .venv/.ready
 say "ready after $(($(date +%s) - started)) s"

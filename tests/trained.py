@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +93,16 @@ def _train(leads: Path, bundles: Path) -> None:
 
 
 @contextmanager
-def serving(bundle: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    bundle: Path,
+    *options: str,
+    python: Sequence[str] = (sys.executable,),
+    root: Path = ROOT,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Runs a real server on a port that is free; gives the process and its address once it is ready."""
-    command = [sys.executable, "-m", "touchstone", "serve", "--model", str(bundle), "--port", "0", *options]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    command = [*python, "-m", "touchstone", "serve", "--model", str(bundle), "--port", "0", *options]
+    process = subprocess.Popen(command, cwd=root, env=env, stderr=subprocess.PIPE, text=True)
     try:
         said = process.stderr.readline()
         address = re.search(r"http://\S+", said)
