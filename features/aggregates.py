@@ -158,7 +158,12 @@ class _InWindows(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class Count(_InWindows):
-    """Counts touches in trailing windows: `email_click_count_30d`."""
+    """Counts touches in trailing windows: `email_click_count_30d`.
+
+    >>> from features.example import said
+    >>> said(Count(of="email", days=(7, 30)))
+    {'email_count_7d': 0.0, 'email_count_30d': 2.0}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         return self._in_windows(_COUNT, "count", vocabulary)
@@ -166,7 +171,12 @@ class Count(_InWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class Sum(_InWindows):
-    """Adds up the values of touches in trailing windows: `lesson_sum_30d`; a touch without a value adds none."""
+    """Adds up the values of touches in trailing windows: `lesson_sum_30d`; a touch without a value adds none.
+
+    >>> from features.example import said
+    >>> said(Sum(days=(3, 7)))
+    {'touch_sum_3d': 30.0, 'touch_sum_7d': 75.0}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         return self._in_windows(_SUM, "sum", vocabulary)
@@ -174,7 +184,12 @@ class Sum(_InWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class Mean(_InWindows):
-    """The mean value of touches in trailing windows: `exam_mean_30d`; missing where no touch has a value."""
+    """The mean value of touches in trailing windows: `exam_mean_30d`; missing where no touch has a value.
+
+    >>> from features.example import said
+    >>> said(Mean(days=(7,)))
+    {'touch_mean_7d': 37.5}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         return self._in_windows(_MEAN, "mean", vocabulary, math.nan)
@@ -182,7 +197,12 @@ class Mean(_InWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class Max(_InWindows):
-    """The greatest value of touches in trailing windows: `exam_max_30d`; missing where no touch has a value."""
+    """The greatest value of touches in trailing windows: `exam_max_30d`; missing where no touch has a value.
+
+    >>> from features.example import said
+    >>> said(Max(days=(7,)))
+    {'touch_max_7d': 45.0}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         return self._in_windows(_MAX, "max", vocabulary, math.nan)
@@ -190,7 +210,12 @@ class Max(_InWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveDays(_InWindows):
-    """Counts the days (UTC) with a touch in trailing windows: `touch_active_days_30d`."""
+    """Counts the days (UTC) with a touch in trailing windows: `touch_active_days_30d`.
+
+    >>> from features.example import said
+    >>> said(ActiveDays(days=(7, 30)))
+    {'touch_active_days_7d': 2.0, 'touch_active_days_30d': 4.0}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         return self._in_windows(_ACTIVE_DAYS, "active_days", vocabulary)
@@ -198,7 +223,12 @@ class ActiveDays(_InWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class Share(_InWindows):
-    """The share of each group among all touches in trailing windows: `email_share_30d`; 0 where there are none."""
+    """The share of each group among all touches in trailing windows: `email_share_30d`; 0 where there are none.
+
+    >>> from features.example import said
+    >>> said(Share(by="side"))
+    {'marketing_share': 0.8, 'sales_share': 0.2, 'other_share': 0.0}
+    """
 
     by: By | str = ("channel",)
 
@@ -208,7 +238,12 @@ class Share(_InWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class Distinct(_InWindows):
-    """Counts the different groups touched in trailing windows: `distinct_channel_30d`; all others are one."""
+    """Counts the different groups touched in trailing windows: `distinct_channel_30d`; all others are one.
+
+    >>> from features.example import said
+    >>> said(Distinct(by="channel", days=(7, 30)))
+    {'distinct_channel_7d': 2.0, 'distinct_channel_30d': 4.0}
+    """
 
     by: By | str = ("channel",)
 
@@ -221,7 +256,12 @@ class Distinct(_InWindows):
 
 @dataclass(frozen=True, kw_only=True)
 class Decayed(_OfTouches):
-    """Counts touches, each worth half as much after every half-life: `email_click_decayed_7d`."""
+    """Counts touches, each worth half as much after every half-life: `email_click_decayed_7d`.
+
+    >>> from features.example import said
+    >>> said(Decayed(of="email", half_life_days=(7, 30)))
+    {'email_decayed_7d': 0.22, 'email_decayed_30d': 1.18}
+    """
 
     half_life_days: tuple[float, ...] = (7,)
 
@@ -236,7 +276,12 @@ class Decayed(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class DaysSince(_OfTouches):
-    """Days since the last touch: `days_since_demo`; missing where there was none."""
+    """Days since the last touch: `days_since_demo`; missing where there was none.
+
+    >>> from features.example import said
+    >>> said(DaysSince(of="email"))
+    {'days_since_email': 19.17}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         yield self._op(_DAYS_SINCE, (f"days_since_{group}" for group in self._groups(vocabulary)), start=math.nan)
@@ -244,7 +289,12 @@ class DaysSince(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class DaysSinceFirst(_OfTouches):
-    """Days since the first touch: `days_since_first_demo`; missing where there was none."""
+    """Days since the first touch: `days_since_first_demo`; missing where there was none.
+
+    >>> from features.example import said
+    >>> said(DaysSinceFirst(of="email"))
+    {'days_since_first_email': 26.58}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         yield self._op(
@@ -258,6 +308,10 @@ class Gap(_OfTouches):
 
     `touch_gap_mean`, `touch_gap_max`, `touch_gap_last`, `touch_silence`; missing with fewer than two touches, the
     silence also where all touches came at once.
+
+    >>> from features.example import said
+    >>> said(Gap())
+    {'touch_gap_mean': 6.31, 'touch_gap_max': 15.54, 'touch_gap_last': 2.29, 'touch_silence': 0.21}
     """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
@@ -269,7 +323,12 @@ class Gap(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class Streak(_OfTouches):
-    """Counts the periods with a touch in an unbroken row, back from as_of: `touch_streak_7d`."""
+    """Counts the periods with a touch in an unbroken row, back from as_of: `touch_streak_7d`.
+
+    >>> from features.example import said
+    >>> said(Streak(period_days=14))
+    {'touch_streak_14d': 2.0}
+    """
 
     period_days: float = 7
 
@@ -284,7 +343,12 @@ class Streak(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class First(_OfTouches):
-    """Which kind of touch came first: one column a kind, `first_channel_is_email`."""
+    """Which kind of touch came first: one column a kind, `first_channel_is_email`.
+
+    >>> from features.example import said
+    >>> said(First(by="side"))
+    {'first_side_is_marketing': 1.0, 'first_side_is_sales': 0.0, 'first_side_is_other': 0.0}
+    """
 
     by: By | str = ("channel",)
 
@@ -295,7 +359,12 @@ class First(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class Last(_OfTouches):
-    """Which kind of touch came last: one column a kind, `last_channel_is_email`; `place=2` is the last but one."""
+    """Which kind of touch came last: one column a kind, `last_channel_is_email`; `place=2` is the last but one.
+
+    >>> from features.example import said
+    >>> said(Last(by="side"))
+    {'last_side_is_marketing': 0.0, 'last_side_is_sales': 1.0, 'last_side_is_other': 0.0}
+    """
 
     by: By | str = ("channel",)
     place: int = 1
@@ -315,7 +384,12 @@ class Last(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class Trend(_OfTouches):
-    """The rate of touches in a recent window over that in a longer one, 0 where that is empty: `touch_trend_7d_30d`."""
+    """The rate of touches in a recent window over that in a longer one, 0 where that is empty: `touch_trend_7d_30d`.
+
+    >>> from features.example import said
+    >>> said(Trend(recent_days=7, past_days=30))
+    {'touch_trend_7d_30d': 1.71}
+    """
 
     recent_days: float = 7
     past_days: float = 30
@@ -337,7 +411,12 @@ class Trend(_OfTouches):
 
 @dataclass(frozen=True, kw_only=True)
 class Sequence(Feature):
-    """Whether a touch of one kind came before one of another: `webinar_before_demo`; not if both came at once."""
+    """Whether a touch of one kind came before one of another: `webinar_before_demo`; not if both came at once.
+
+    >>> from features.example import said
+    >>> said(Sequence(first="webinar", then="call"))
+    {'webinar_before_call': 1.0}
+    """
 
     first: str
     then: str
@@ -355,7 +434,12 @@ class Sequence(Feature):
 
 @dataclass(frozen=True, kw_only=True)
 class TimeOfWeek(_InWindows):
-    """The share of touches on Monday to Friday from 9 to 17 o'clock: `touch_business_hours_30d`; 0 where none."""
+    """The share of touches on Monday to Friday from 9 to 17 o'clock: `touch_business_hours_30d`; 0 where none.
+
+    >>> from features.example import said
+    >>> said(TimeOfWeek(zone="America/New_York"))
+    {'touch_business_hours_america_new_york': 0.6}
+    """
 
     zone: str = "UTC"
 
@@ -378,7 +462,12 @@ class TimeOfWeek(_InWindows):
 
 @dataclass(frozen=True)
 class Age(Feature):
-    """Days since the lead was created: `age_days`."""
+    """Days since the lead was created: `age_days`.
+
+    >>> from features.example import said
+    >>> said(Age())
+    {'age_days': 31.0}
+    """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         yield Op(_AGE, ("age_days",))
@@ -391,6 +480,10 @@ class Attributes(Feature):
     A number as it is (`lead_employees`), true or false as 1 or 0 (`lead_newsletter_is_true`), a date as days before
     as_of (`lead_founded_age_days`), a category as one column a word, "other" and "missing"
     (`lead_industry_is_cleaning`).
+
+    >>> from features.example import said
+    >>> said(Attributes())
+    {'lead_industry_is_retail': 1.0, 'lead_industry_is_other': 0.0, 'lead_industry_is_missing': 0.0, 'lead_size': 40.0}
     """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:

@@ -45,7 +45,12 @@ class Kinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole of a `dataset.toml`."""
+    """The whole of a `dataset.toml`.
+
+    >>> config = msgspec.convert({"zone": "Europe/Berlin", "leads": [{"file": "contacts.csv"}]}, DatasetConfig)
+    >>> [part.file for part in config.files("leads")]
+    ['contacts.csv']
+    """
 
     folder: str = "."
     """Where the files are, from the place of the `dataset.toml`; ${NAME} is taken from the environment."""

@@ -69,7 +69,10 @@ def features() -> str:
     return _page(
         "Features",
         "A feature is declared once and computed alike in training, for lists and by the endpoint. Nothing at or "
-        "after the instant asked about (as_of) is seen. Names of columns follow from parameters.",
+        "after the instant asked about (as_of) is seen. Names of columns follow from parameters. `said`, of "
+        "`features.example`, tells what a declaration says as of 1 February 2026 of a lead that clicked in e-mails on "
+        "5 and 12 January, visited the website on the 12th, attended a webinar for 45 minutes on the 28th, and was "
+        "called for 30 on the 30th.",
         "## Kinds of features",
         *kinds,
         "## Parameters",
@@ -93,7 +96,9 @@ def _table(heading: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _kind(kind: type[Feature]) -> Iterable[str]:
-    yield inspect.getdoc(kind) or ""
+    text, _, example = (inspect.getdoc(kind) or "").partition("\n\n>>> from features.example import said\n")
+    yield text
+    yield f"```pycon\n{example}\n```"
     apart = bool(getattr(kind, "by", ()))
     taken = [field for field in fields(kind) if not (apart and field.name == "of")]  # type: ignore[arg-type]
     if taken:

@@ -77,7 +77,13 @@ _NOTHING = Without(np.empty(0, np.int32), np.empty(0, np.int32))
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What was learned from training data: the groups of touches, and how attributes are read."""
+    """What was learned from training data: the groups of touches, and how attributes are read.
+
+    >>> from features import Attributes, Count
+    >>> from features.example import example
+    >>> FeatureSet.fit((Count(by="side"), Attributes()), example()).vocabulary
+    Vocabulary(groups={('side',): ('marketing', 'sales')}, attributes={'industry': ('retail',), 'size': 'number'})
+    """
 
     groups: Mapping[By, tuple[str, ...]]
     """The groups that have a column of their own, in order of name; "other" comes behind them."""
@@ -100,7 +106,12 @@ class Op:
 
 
 class Feature(ABC):
-    """A declaration of one or more columns. Subclasses are frozen dataclasses; their meaning never changes."""
+    """A declaration of one or more columns. Subclasses are frozen dataclasses; their meaning never changes.
+
+    >>> from features import Count
+    >>> Count(by="channel", days=(7, 30)).to_dict()
+    {'feature': 'Count', 'by': ('channel',), 'of': '', 'where': None, 'days': (7, 30)}
+    """
 
     @abstractmethod
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:

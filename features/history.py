@@ -41,7 +41,11 @@ Cell: TypeAlias = float | str | None
 
 
 class Kind(NamedTuple):
-    """What a touchpoint was: a channel and, where the log says it, an action ("" where it does not)."""
+    """What a touchpoint was: a channel and, where the log says it, an action ("" where it does not).
+
+    >>> Kind("email", "click").name, Kind("fair").name
+    ('email_click', 'fair')
+    """
 
     channel: str
     action: str = ""
@@ -325,6 +329,13 @@ class Dataset:
     """Leads with their history, attributes and outcomes; the past is reached through `known_at` alone.
 
     Lead i is ids[i]. A lead whose id was linked to another (`merged_at`) is no longer a lead of its own from then on.
+
+    >>> import pandas as pd
+    >>> touches = pd.DataFrame({"lead_id": ["a", "a"], "channel": ["web", "call"],
+    ...                         "occurred_at": ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]})
+    >>> dataset = Dataset.from_frames(touchpoints=touches)
+    >>> len(dataset.history), len(dataset.known_at("2026-01-02").history)
+    (2, 1)
     """
 
     ids: Ids

@@ -45,7 +45,13 @@ Given = Mapping[str, Sequence[tuple[TableFile, Source]]]
 
 @dataclass(frozen=True)
 class ReadReport:
-    """What reading a dataset found: nothing that was left out is missing here."""
+    """What reading a dataset found: nothing that was left out is missing here.
+
+    >>> import pandas as pd
+    >>> leads = pd.DataFrame({"lead_id": ["a", "b"], "created_at": "2026-01-01"})
+    >>> Dataset.from_frames(leads=leads).report.lines()
+    ['2 rows of leads']
+    """
 
     rows: Mapping[str, int]
     """Rows read from each table."""

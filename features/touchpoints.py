@@ -21,7 +21,11 @@ Direction = Literal["inbound", "outbound"]
 
 
 class Touchpoint(NamedTuple):
-    """A kind of contact, whose it is, which way it goes, and the words that logs use for it."""
+    """A kind of contact, whose it is, which way it goes, and the words that logs use for it.
+
+    >>> next(touchpoint for touchpoint in TOUCHPOINTS if touchpoint.name == "tv")[:3]
+    ('tv', 'marketing', 'outbound')
+    """
 
     name: str
     side: Side

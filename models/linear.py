@@ -25,6 +25,11 @@ class Logistic:
     """Penalised logistic regression on sign(x) log(1 + |x|), standardised; a missing value has a weight of its own.
 
     The penalty (C = 0.01) is strong, for the columns are many and say much the same.
+
+    >>> rows = np.array([[0], [1], [5], [9]], np.float32)
+    >>> model = Logistic.fit(rows, np.array([False, False, True, True]))
+    >>> model.predict(rows).argsort().tolist()
+    [0, 1, 2, 3]
     """
 
     name: ClassVar[str] = "logistic"

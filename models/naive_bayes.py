@@ -25,7 +25,12 @@ _BINS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class NaiveBayes:
-    """Frequency tables over binned fields: missing, zero or less, and the quarters of the positive values."""
+    """Frequency tables over binned fields: missing, zero or less, and the quarters of the positive values.
+
+    >>> rows = np.array([[0], [0], [7]], np.float32)
+    >>> NaiveBayes.fit(rows, np.array([False, True, True])).predict(rows).round(2)
+    array([0.51, 0.51, 0.92])
+    """
 
     name: ClassVar[str] = "naive_bayes"
 

@@ -44,7 +44,11 @@ _UNKNOWN_POINTS = 5.0
 
 
 class AttributeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Points for what a lead is: a word that an attribute equals, or a number that it reaches."""
+    """Points for what a lead is: a word that an attribute equals, or a number that it reaches.
+
+    >>> AttributeRule("Industry", 10.0, equals="cleaning").column
+    'lead_industry_is_cleaning'
+    """
 
     name: str
     points: float
@@ -59,7 +63,12 @@ class AttributeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PointsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A points table, as its TOML file holds it."""
+    """A points table, as its TOML file holds it.
+
+    >>> table = PointsTable(points={"demo": 30.0, "email_click": 5.0})
+    >>> table.of(Kind("call", "demo")), table.of(Kind("email", "click")), table.of(Kind("email", "open"))
+    (30.0, 5.0, 0.0)
+    """
 
     points: dict[str, float] = {}
     """Points of a touch by its kind: `channel_action`, else `action`, else `channel`."""
@@ -114,7 +123,12 @@ class PointsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Rules:
-    """A points table resolved to columns, and the curve that turns points into a probability."""
+    """A points table resolved to columns, and the curve that turns points into a probability.
+
+    >>> from features.example import example
+    >>> Rules.prepare(PointsTable(points={"call": 10.0}), example()).features.names[:4]
+    ('days_since_touch', 'age_days', 'call_talk_count', 'other_count')
+    """
 
     name: ClassVar[str] = "rules"
 

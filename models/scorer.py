@@ -23,7 +23,13 @@ _CHUNK = 16_384
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a model says of itself."""
+    """What a model says of itself.
+
+    >>> card = Card(version="1", model="rules", horizon_days=90, known_until="2026-02-01T00:00:00Z",
+    ...             features="sha256:...", dataset="...", percentiles=(0.02,) * 90 + (0.4,) * 10)
+    >>> card.name, card.version, max(card.percentiles)
+    ('touchstone', '1', 0.4)
+    """
 
     name: str = "touchstone"
     version: str
@@ -44,7 +50,11 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of a cohort, row by row."""
+    """The scores of a cohort, row by row.
+
+    >>> Scores(probability=np.array([0.02, 0.41]), score=np.array([40, 97]), tier=np.array([0, 2])).tiers
+    ['cold', 'hot']
+    """
 
     probability: Floats
     """(n,) of a purchase within the horizon."""
@@ -66,7 +76,20 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A model ready to score. A score is a function of (history, as_of, model) and of nothing else."""
+    """A model ready to score. A score is a function of (history, as_of, model) and of nothing else.
+
+    >>> from features import Age
+    >>> from features.example import example
+    >>> from models.linear import Logistic
+    >>> features = FeatureSet.fit((Age(),), example())
+    >>> none = np.zeros(1)
+    >>> even = Logistic(mean=none, scale=none, weight=none, missing=none, intercept=0.0)
+    >>> card = Card(version="1", model="logistic", horizon_days=90, known_until="2026-02-01T00:00:00Z",
+    ...             features=features.fingerprint, dataset=example().digest, percentiles=(0.5,) * 100)
+    >>> scorer = Scorer(features, even, card, Tiers(version="2026-02-01", warm=0.1, hot=0.3))
+    >>> scorer.score(example(), Cohort.at([0], "2026-02-01"))
+    Scores(probability=array([0.5]), score=array([100]), tier=array([2]))
+    """
 
     features: FeatureSet
     model: Model

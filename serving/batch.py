@@ -41,7 +41,12 @@ SCHEMA = pa.schema([
 
 @dataclass(frozen=True)
 class ListSummary:
-    """What was scored."""
+    """What was scored.
+
+    >>> ListSummary(scored=3, tiers={"hot": 1, "warm": 0, "cold": 2}, closed=1, later=0, as_of="2026-02-01T00:00:00Z",
+    ...             output="scored.csv").tiers["hot"]
+    1
+    """
 
     scored: int
     tiers: Mapping[str, int]

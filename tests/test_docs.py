@@ -1,10 +1,44 @@
-"""The written pages say what the code says."""
+"""The written pages say what the code says, and the examples of the code are true."""
 
+import doctest
+import inspect
 from dataclasses import fields
+from importlib import import_module
+from pkgutil import walk_packages
 
 import pytest
 
+import features
+import models
+import serving
+import training
 from features import FEATURES, docs
+
+PACKAGES = (features, models, serving, training)
+MODULES = [
+    module.name
+    for package in PACKAGES
+    for module in walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
+]
+PUBLIC = [
+    found
+    for package in PACKAGES
+    for found in (getattr(package, name) for name in package.__all__)
+    if inspect.isclass(found)
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module_are_true(module):
+    assert doctest.testmod(import_module(module)).failed == 0
+
+
+@pytest.mark.parametrize("found", PUBLIC, ids=lambda found: found.__name__)
+def test_every_public_class_has_an_example(found):
+    # Its own: a class without a docstring would show that of its parent.
+    examples = doctest.DocTestParser().get_examples(vars(found).get("__doc__") or "")
+    assert [example for example in examples if doctest.SKIP not in example.options]
 
 
 @pytest.mark.parametrize("name", docs.PAGES)

@@ -22,7 +22,16 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Backtest:
-    """Every open lead of every origin, what each model said of it then, and what came."""
+    """Every open lead of every origin, what each model said of it then, and what came.
+
+    >>> result = Backtest(
+    ...     Experiment(), lead=np.arange(4), origin=np.zeros(4, np.int64), learned_from={0: (900, 40)},
+    ...     bought=np.array([True, False, False, True]),
+    ...     probability={"sharp": np.array([0.9, 0.1, 0.2, 0.8]), "blunt": np.full(4, 0.5)},
+    ... )
+    >>> result.best(["blunt", "sharp"])
+    'sharp'
+    """
 
     experiment: Experiment
     lead: Ints

@@ -49,7 +49,14 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Models side by side on the same rows."""
+    """Models side by side on the same rows.
+
+    >>> rows = np.arange(4)
+    >>> probability = {"sharp": np.array([0.9, 0.1, 0.2, 0.8]), "blunt": np.full(4, 0.5)}
+    >>> found = evaluate(rows % 3 == 0, probability, rows, 0 * rows, capacity=0.5, bootstrap=10, seed=7)
+    >>> round(found.estimate("sharp", "brier").value, 3), found.estimate("blunt", "brier").value
+    (0.025, 0.25)
+    """
 
     values: Mapping[str, Floats]
     """For each model, (measures,) on all rows."""

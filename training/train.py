@@ -25,7 +25,12 @@ _FEW = 20
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained model and the evidence for it."""
+    """A trained model and the evidence for it.
+
+    >>> trained = Trained(scorer=..., backtest=..., folder=TRAINED / "3", champion=True, learned_from=(5_000, 310))
+    >>> f"{trained.folder} has learned from {trained.learned_from[1]} buyers."
+    'models/trained/3 has learned from 310 buyers.'
+    """
 
     scorer: Scorer
     backtest: Backtest
