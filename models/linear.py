@@ -11,23 +11,32 @@ import numpy as np
 from numba import njit
 
 from features.errors import ModelError
-from features.history import Bools, Floats, Matrix
+from features.history import Bools, Floats, Ints, Matrix
 from models.model import Parts, check_width, sigmoid, to_json
 
 _LIMIT = 5.0
 """Standard deviations beyond which a value counts as that far: a linear model must not run away on an outlier."""
 _LARGEST = float(np.finfo(np.float32).max)
 """What infinity counts as: a value that float32 could not hold must not make every prediction NaN."""
+_PENALTY = 100.0
+"""Of half the squared weights (scikit-learn's C = 0.01): strong, for the columns are many and say much the same."""
+_PRIOR = 5.0
+"""The same for a curve: it counts as much as some five purchases, and nothing beside hundreds."""
+_CHUNK = 4_096
+"""Rows whose products stay in the processor's cache."""
+_STEPS = 100
+_PRECISE = 1e-6
+"""How much less the log loss of all rows together may become by one more step for the fit to be done."""
 
 
 @dataclass(frozen=True)
 class Logistic:
     """Penalised logistic regression on sign(x) log(1 + |x|), standardised; a missing value has a weight of its own.
 
-    The penalty (C = 0.01) is strong, for the columns are many and say much the same.
+    A label between 0 and 1 counts as that share of a purchase.
 
     >>> rows = np.array([[0], [1], [5], [9]], np.float32)
-    >>> model = Logistic.fit(rows, np.array([False, False, True, True]))
+    >>> model = Logistic.fit(rows, np.array([0.0, 0.0, 1.0, 1.0]))
     >>> model.predict(rows).argsort().tolist()
     [0, 1, 2, 3]
     """
@@ -45,32 +54,24 @@ class Logistic:
     intercept: float
 
     @classmethod
-    def fit(cls, matrix: Matrix, bought: Bools) -> Self:
-        """Fits on (n, F) rows and (n,) labels."""
-        from sklearn.linear_model import LogisticRegression
-
-        squeezed = np.minimum(np.abs(matrix), np.float32(_LARGEST))
-        np.copysign(np.log1p(squeezed, out=squeezed), matrix, out=squeezed)
-        there = ~np.isnan(squeezed)
-        count = np.maximum(there.sum(axis=0), 1)
-        mean = np.nansum(squeezed, axis=0, dtype=np.float64) / count
-        squeezed -= mean.astype(np.float32)
-        scale = np.sqrt(np.nansum(squeezed**2, axis=0, dtype=np.float64) / count)
-        scale[scale < 1e-6] = 0.0
-        used, gaps = np.flatnonzero(scale > 0), np.flatnonzero(~there.all(axis=0) & there.any(axis=0))
-        columns = np.nan_to_num(np.clip(squeezed[:, used] / scale[used].astype(np.float32), -_LIMIT, _LIMIT))
-        design = np.hstack([columns, (~there[:, gaps]).astype(np.float32)]).astype(np.float64)
-        weight, missing = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1])
-        if not design.shape[1]:
-            return cls(mean, scale, weight, missing, math.log(bought.sum() / (~bought).sum()))
-        model = LogisticRegression(C=0.01, solver="newton-cholesky").fit(design, bought)
-        weight[used], missing[gaps] = model.coef_[0][: len(used)], model.coef_[0][len(used) :]
-        return cls(mean, scale, weight, missing, float(model.intercept_[0]))
+    def fit(cls, matrix: Matrix, label: Floats) -> Self:
+        """Fits on (n, F) rows and (n,) labels from 0 to 1, neither all 0 nor all 1."""
+        squeezed = _squeeze(matrix)
+        mean, scale, gap = _spread(squeezed)
+        used, gaps = np.flatnonzero(scale > 0), np.flatnonzero(gap)
+        *weights, intercept = _fit(_design(squeezed, mean, scale, used, gaps), label, _PENALTY).tolist()
+        weight, missing = np.zeros(len(mean)), np.zeros(len(mean))
+        weight[used], missing[gaps] = weights[: len(used)], weights[len(used) :]
+        return cls(mean, scale, weight, missing, intercept)
 
     def predict(self, matrix: Matrix) -> Floats:
         """Returns (n,) probabilities."""
+        return sigmoid(self.logits(matrix))
+
+    def logits(self, matrix: Matrix) -> Floats:
+        """Returns (n,) log-odds."""
         check_width(matrix, len(self.weight))
-        return sigmoid(_logits(matrix, self.mean, self.scale, self.weight, self.missing, self.intercept))
+        return _logits(matrix, self.mean, self.scale, self.weight, self.missing, self.intercept)
 
     def to_files(self) -> dict[str, str]:
         """Writes the coefficients as JSON."""
@@ -86,13 +87,100 @@ class Logistic:
         return cls(mean, scale, weight, missing, parts.number("intercept"))
 
 
-def fit_curve(score: Floats, bought: Bools) -> tuple[float, float]:
-    """Fits intercept and slope of a logistic curve from a score to a probability (Platt, without his smoothing)."""
-    from sklearn.linear_model import LogisticRegression
+def fit_curve(score: Floats, label: Floats) -> tuple[float, float]:
+    """Fits intercept and slope of a logistic curve from a score to a probability, as Platt does.
 
+    While purchases are few the slope is drawn towards 0, and every probability towards the base rate.
+    """
     spread = float(score.std()) or 1.0
-    model = LogisticRegression(C=1e6, solver="newton-cholesky").fit((score / spread).reshape(-1, 1), bought)
-    return float(model.intercept_[0]), float(model.coef_[0][0]) / spread
+    design = np.column_stack([score / spread, np.ones(len(score))]).astype(np.float32)
+    slope, intercept = _fit(design, label, _PRIOR).tolist()
+    return intercept, slope / spread
+
+
+def _fit(design: Matrix, label: Floats, penalty: float) -> Floats:
+    """Returns the weight of each column that minimises log loss + penalty / 2 * squared weights, by Newton's method.
+
+    The last column, of ones, is not penalised. Labels may be any number from 0 to 1.
+    """
+    ridge = np.full(design.shape[1], penalty, np.float64)
+    ridge[-1] = 0.0
+    weight = np.zeros(design.shape[1])
+    mean = label.mean()
+    weight[-1] = math.log(mean / (1 - mean))
+    loss, gradient, curvature = _log_loss(design, label, weight, ridge)
+    for _ in range(_STEPS):
+        step = np.linalg.solve(curvature, gradient)
+        promised = float(gradient @ step)
+        while True:
+            new = _log_loss(design, label, weight - step, ridge)
+            if new[0] <= loss or promised < _PRECISE:
+                break
+            step /= 2
+            promised /= 2
+        weight -= step
+        loss, gradient, curvature = new
+        if promised < _PRECISE:
+            break
+    return weight
+
+
+def _log_loss(design: Matrix, label: Floats, weight: Floats, ridge: Floats) -> tuple[float, Floats, Floats]:
+    """Returns the penalised log loss at some weights, with its first and second derivatives."""
+    loss, gradient, curvature = float(ridge @ weight**2) / 2, ridge * weight, np.diag(ridge)
+    for begin in range(0, len(design), _CHUNK):
+        rows = design[begin : begin + _CHUNK].astype(np.float64)
+        y = label[begin : begin + _CHUNK]
+        logit = rows @ weight
+        p = sigmoid(logit)
+        loss += float(np.sum(np.maximum(logit, 0) - y * logit + np.log1p(np.exp(-np.abs(logit)))))
+        gradient += (p - y) @ rows
+        rows *= np.sqrt(p * (1 - p))[:, None]
+        curvature += rows.T @ rows
+    return loss, gradient, curvature
+
+
+@njit(cache=True, nogil=True)
+def _squeeze(matrix: Matrix) -> Matrix:
+    """Returns sign(x) log(1 + |x|) of every number."""
+    out = np.empty_like(matrix)
+    for row in range(matrix.shape[0]):
+        for column in range(matrix.shape[1]):
+            x = matrix[row, column]
+            out[row, column] = math.copysign(math.log1p(min(abs(x), _LARGEST)), x) if x == x else x
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _spread(squeezed: Matrix) -> tuple[Floats, Floats, Bools]:
+    """Returns each column's mean, its standard deviation (0: constant), and whether values are there and missing."""
+    count, mean, square = np.zeros((3, squeezed.shape[1]))
+    for row in squeezed:
+        for column, x in enumerate(row):
+            if x == x:
+                count[column] += 1
+                mean[column] += x
+    mean /= np.maximum(count, 1)
+    for row in squeezed:
+        for column, x in enumerate(row):
+            if x == x:
+                square[column] += (x - mean[column]) ** 2
+    scale = np.sqrt(square / np.maximum(count, 1))
+    return mean, np.where(scale < 1e-6, 0.0, scale), (count > 0) & (count < len(squeezed))
+
+
+@njit(cache=True, nogil=True)
+def _design(squeezed: Matrix, mean: Floats, scale: Floats, used: Ints, gaps: Ints) -> Matrix:
+    """Returns the used columns standardised, 1 where a value is missing for those with gaps, and a column of ones."""
+    out = np.empty((len(squeezed), len(used) + len(gaps) + 1), np.float32)
+    for row in range(len(squeezed)):
+        for place, column in enumerate(used):
+            x = (squeezed[row, column] - mean[column]) / scale[column]
+            out[row, place] = min(max(x, -_LIMIT), _LIMIT) if x == x else 0.0
+        for place, column in enumerate(gaps):
+            out[row, len(used) + place] = np.isnan(squeezed[row, column])
+        out[row, -1] = 1.0
+    return out
 
 
 @njit(cache=True, nogil=True)

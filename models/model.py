@@ -11,7 +11,7 @@ import numpy as np
 
 from features.errors import ModelError
 from features.feature import FeatureSet
-from features.history import Bools, Dataset, Floats, Matrix
+from features.history import Dataset, Floats, Matrix
 
 
 class Model(Protocol):
@@ -52,8 +52,10 @@ class Recipe:
     """
 
     features: FeatureSet
-    fit: Callable[[Matrix, Bools], Model]
-    """From (n, F) rows and (n,) whether each bought."""
+    fit: Callable[[Matrix, Floats], Model]
+    """From (n, F) rows and (n,) labels: 1 for those that bought, 0 for the others."""
+    completes: bool = False
+    """Whether it learns from windows that are not over too: their labels are probabilities, between 0 and 1."""
 
 
 @dataclass(frozen=True)

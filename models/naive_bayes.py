@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from features.errors import ModelError
-from features.history import Bools, Floats, Ints, Matrix
+from features.history import Floats, Ints, Matrix
 from models.model import Parts, check_width, to_json
 
 _BEGIN = 0.1
@@ -43,8 +43,9 @@ class NaiveBayes:
     total_lost: float
 
     @classmethod
-    def fit(cls, matrix: Matrix, bought: Bools) -> Self:
-        """Counts (n, F) rows by (n,) labels."""
+    def fit(cls, matrix: Matrix, label: Floats) -> Self:
+        """Counts (n, F) rows by (n,) labels, 0 or 1."""
+        bought = label > 0
         edges, won, lost = [], [], []
         for column in matrix.T:
             positive = column[(column > 0) & (column < np.inf)]

@@ -22,7 +22,7 @@ from features.aggregates import Age, Attributes, Count, DaysSince
 from features.definitions import KIND
 from features.errors import ModelError, UsageError
 from features.feature import FeatureSet, Reading, Vocabulary
-from features.history import Bools, Dataset, Floats, Ints, Kind, Matrix
+from features.history import Dataset, Floats, Ints, Kind, Matrix
 from features.words import attribute_word, kind_word
 from models.linear import fit_curve
 from models.model import Parts, Recipe, sigmoid, to_json
@@ -41,6 +41,7 @@ DEFAULT_POINTS: tuple[tuple[str, float], ...] = (
 )
 """Points by the first of these words that stands in a kind's name, in the manner of marketing tools' templates."""
 _UNKNOWN_POINTS = 5.0
+_FLAT = 1e-6
 
 
 class AttributeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,9 +168,12 @@ class Rules:
         rules = cls(np.array(column, np.int64), np.array(weight), np.array(at_least), table.silence_per_week, 0.0, 1.0)
         return Recipe(features, rules.fit)
 
-    def fit(self, matrix: Matrix, bought: Bools) -> Rules:
+    def fit(self, matrix: Matrix, label: Floats) -> Rules:
         """Finds the curve from (n, F) rows and (n,) labels."""
-        intercept, slope = fit_curve(self.points(matrix), bought)
+        intercept, slope = fit_curve(self.points(matrix), label)
+        if slope <= 0:
+            # So few purchases that by chance they speak against the points: the order stays that of the points.
+            intercept, slope = math.log(label.mean() / (1 - label.mean())), _FLAT
         return replace(self, intercept=intercept, slope=slope)
 
     def points(self, matrix: Matrix) -> Floats:
