@@ -24,6 +24,7 @@ from models.trees import LightGBM
 
 FILES = ["SHA256SUMS", "card.json", "features.json", "golden.json", "model.json", "tiers.json"]
 WITH_TREES = [name.replace("model.json", "model.txt") for name in FILES]
+WITH_BOTH = sorted([*FILES, "model.txt"])
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_what_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bundle_is_text_without_real_leads(saved, name):
     paths = sorted(saved[name].iterdir())
-    assert [path.name for path in paths] == (WITH_TREES if name == "lightgbm" else FILES)
+    assert [path.name for path in paths] == {"lightgbm": WITH_TREES, "blend": WITH_BOTH}.get(name, FILES)
     for path in paths:
         text = path.read_bytes().decode()
         assert all(sign == "\n" or sign.isprintable() for sign in text)
@@ -150,7 +151,7 @@ def test_a_truncated_file_is_named(bundle, name):
     load_bundle(bundle)
 
 
-@pytest.mark.parametrize("kind", ["logistic", "lightgbm"])
+@pytest.mark.parametrize("kind", ["logistic", "lightgbm", "blend"])
 def test_every_flipped_bit_is_refused(saved, tmp_path, kind):
     folder = Path(shutil.copytree(saved[kind], tmp_path / "bundle"))
     chosen, names = random.Random(7), sorted(path.name for path in folder.iterdir())
@@ -221,7 +222,11 @@ def test_a_file_that_makes_no_sense_is_refused(bundle, name, raw, says):
 @pytest.mark.parametrize(
     ("name", "changed", "says"),
     [
-        ("card.json", {"model": "oracle"}, r"names the kind of model 'oracle'; .* knows rules, naive_bayes, logistic"),
+        (
+            "card.json",
+            {"model": "oracle"},
+            r"names the kind of model 'oracle'; .* knows rules, recency, naive_bayes, logistic",
+        ),
         ("card.json", {"model": "lightgbm"}, "model.txt is missing"),
         ("card.json", {"model": "rules"}, "model.json: .* is missing"),
         ("card.json", {"features": "sha256:0"}, "their fingerprints differ"),
