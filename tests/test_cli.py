@@ -341,8 +341,8 @@ def test_backtest_tells_machines_and_draws(run: Runner, trained: Trained, tmp_pa
     assert document["horizon_days"] == 56
     assert len(document["origins"]) == 1
     assert document["origins"][0]["origin"] < "2025-09-07"
-    assert set(document["models"]) == {"rules", "naive_bayes", "logistic", "lightgbm"}
-    assert set(document["against_rules"]) == {"naive_bayes", "logistic", "lightgbm"}
+    assert set(document["models"]) == {"rules", "recency", "naive_bayes", "logistic", "lightgbm", "blend"}
+    assert set(document["against_rules"]) == set(document["models"]) - {"rules"}
     for name in ("gains.png", "calibration.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
 

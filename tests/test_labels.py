@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from oracle import DAY
 from worlds import dataset_of, instants, table, worlds
 
-from features import Cohort, Dataset
+from features import LEAD_FEATURES, Cohort, Dataset
+from features.feature import FeatureSet
 from features.history import Outcomes
 from features.times import NEVER, isoformat, to_us
 from training import Experiment
-from training.labels import bought_within, buffer, reporting_delay, snapshots, still_open
+from training.labels import bought_within, buffer, completed, listings, reporting_delay, snapshots, still_open
+from training.simulate import simulate
 
 AS_OF = to_us("2026-01-11")
 HORIZON = 10 * DAY
@@ -95,6 +97,147 @@ def test_a_lead_that_bought_is_no_row_either_while_its_window_is_not_over():
     known = lead("2026-01-10T00:00:00Z", ("2026-01-12T00:00:00Z", "won", "2026-01-12T00:00:00Z"))
     cohort, _ = snapshots(known, to_us("2026-01-19"), Experiment(horizon_days=10, snapshot_every_days=0.25))
     assert len(cohort) == 0
+
+
+# Windows that are not over.
+
+# as_of is 2026-01-11, the window [2026-01-11, 2026-01-19). Everything is known until 2026-01-17, and what happened
+# before 2026-01-15 is reported: four days of eight.
+HALF = Experiment(horizon_days=8, reporting_delay_days=2)
+UNFINISHED = """
+occurred              outcome recorded              row  label
+-                     -       -                     yes  unknown
+2026-01-10T23:59:59Z  won     2026-01-12T00:00:00Z  no   -
+2026-01-11T00:00:00Z  won     2026-01-11T00:00:00Z  yes  1
+2026-01-14T23:59:59Z  won     2026-01-16T23:59:59Z  yes  1
+2026-01-14T23:59:59Z  won     2026-01-17T00:00:00Z  yes  unknown
+2026-01-15T00:00:00Z  won     2026-01-15T00:00:00Z  yes  unknown
+2026-01-16T00:00:00Z  won     2026-01-16T00:00:00Z  yes  unknown
+2026-01-14T23:59:59Z  lost    2026-01-14T23:59:59Z  yes  0
+2026-01-15T00:00:00Z  lost    2026-01-15T00:00:00Z  yes  unknown
+2026-01-10T23:59:59Z  lost    2026-01-12T00:00:00Z  no   -
+"""
+OF_HALF = to_us("2026-01-17")
+
+
+def words_of(label):
+    return ["unknown" if np.isnan(value) else str(int(value)) for value in label.tolist()]
+
+
+@pytest.mark.parametrize("case", list(table(UNFINISHED).itertuples(index=False)))
+def test_what_is_known_of_a_window_that_is_not_over(case):
+    outcomes = [] if pd.isna(case.outcome) else [(case.occurred, case.outcome, case.recorded)]
+    rows = listings(lead("2026-01-01T00:00:00Z", *outcomes).known_at(OF_HALF), OF_HALF, HALF)
+    here = rows.cohort.as_of == AS_OF
+    assert words_of(rows.within(8 * DAY)[here]) == [case.label] * (case.row == "yes")
+    assert rows.followed[here].tolist() == [4 * DAY] * (case.row == "yes")
+
+
+def test_instants_go_on_until_a_quarter_of_the_window_is_over():
+    known = lead("2026-01-01T00:00:00Z")
+
+    def instants_of(**changes):
+        rows = listings(known, OF_HALF, Experiment(horizon_days=8, reporting_delay_days=2, **changes))
+        days = [isoformat(at)[8:10] for at in rows.cohort.as_of.tolist()]
+        assert rows.latest.as_of.tolist() == [to_us("2026-01-15")]
+        assert (np.diff(rows.followed) <= 0).all()
+        return days[: rows.finished], days[rows.finished :]
+
+    assert instants_of() == (["03", "05", "07"], ["09", "11", "13"])
+    # Instants are never closer than a quarter, however many there are before.
+    assert instants_of(snapshot_every_days=1) == (["02", "03", "04", "05", "06", "07"], ["09", "11", "13"])
+    assert instants_of(snapshot_every_days=3) == (["04", "07"], ["10", "13"])
+    assert instants_of(snapshot_every_days=7) == (["07"], [])
+
+
+def test_a_shorter_horizon_is_known_sooner():
+    """A purchase on the sixth day, of a window that is over: not within five days, but within seven."""
+    rows = listings(
+        lead("2026-01-01T00:00:00Z", ("2026-01-12T12:00:00Z", "won", "2026-01-12T12:00:00Z")), OF_HALF, HALF
+    )
+    assert isoformat(int(rows.cohort.as_of[rows.finished - 1]))[:10] == "2026-01-07"
+    last = rows.finished - 1
+    assert [words_of(rows.within(days * DAY))[last] for days in (1, 5, 6, 7, 8)] == ["0", "0", "1", "1", "1"]
+
+
+def ending_in_january(*days):
+    """Leads created on the first, each with the day it bought on, minus the day it was lost on, or None."""
+    return dataset_of([
+        {"created": to_us("2026-01-01"), "attributes": {}, "touches": [], "facts": [], "outcomes": [
+            {"at": to_us(f"2026-01-{abs(day):02}"), "known": to_us(f"2026-01-{abs(day):02}"), "won": day > 0}
+        ] if day else []} for day in days
+    ])  # fmt: skip
+
+
+def completed_alike(rows):
+    """The completed labels where no column tells anything, by day and lead."""
+    ones = np.ones((len(rows.cohort), 1), np.float32)
+    label = completed(rows, ones, ones[: len(rows.latest)])
+    days = [int(isoformat(at)[8:10]) for at in rows.cohort.as_of.tolist()]
+    return dict(zip(zip(days, rows.cohort.lead.tolist(), strict=True), label.tolist(), strict=True))
+
+
+def test_labels_are_completed_by_the_rate_of_the_days_that_are_left():
+    """Counted by hand from the days: every lead open at an instant, then what came of it."""
+    ended = [5, 8, 10, 12, 14, -12, None, None, None, None]
+    over, horizon = 15, 8
+    at = {day: [i for i, end in enumerate(ended) if end is None or abs(end) >= day] for day in (3, 5, 7, 9, 11, 13)}
+
+    def rate(span):
+        bought = [ended[i] in range(day, day + span) for day in at if day + span <= over for i in at[day]]
+        return sum(bought) / len(bought)
+
+    assert (rate(2), rate(4), rate(6)) == (5 / 49, 9 / 44, 11 / 37)
+    expected = {}
+    for day, leads in at.items():
+        for i in leads:
+            known = day + horizon <= over or abs(ended[i] or over) < over
+            expected[day, i] = float(ended[i] in range(day, day + horizon)) if known else rate(day + horizon - over)
+    rows = listings(ending_in_january(*ended).known_at(OF_HALF), OF_HALF, HALF)
+    assert completed_alike(rows) == pytest.approx(expected, abs=1e-6)
+    assert [expected[13, i] for i in (4, 6)] == [1, 11 / 37]
+
+
+def test_who_is_not_open_any_more_will_not_buy():
+    """The last lead came to mean another on the 14th."""
+    known = ending_in_january(4, 6, 12, None, None).known_at(OF_HALF)
+    merged = replace(known, merged_at=np.array([NEVER] * 4 + [to_us("2026-01-14")]))
+    label = completed_alike(listings(merged, OF_HALF, HALF))
+    assert 0 < label[11, 3] < 1 and label[11, 4] == 0
+
+
+def test_where_nobody_bought_so_soon_nobody_will():
+    label = completed_alike(listings(ending_in_january(9, None).known_at(OF_HALF), OF_HALF, HALF))
+    assert label[3, 0] == label[5, 0] == label[9, 0] == 1
+    assert label[13, 1] > label[11, 1] > label[9, 1] > 0
+    label = completed_alike(listings(ending_in_january(-9, None).known_at(OF_HALF), OF_HALF, HALF))
+    assert set(label.values()) == {0}
+
+
+@pytest.mark.parametrize(("days", "share"), [(302, 0.37), (200, 0.60)])
+def test_completed_labels_are_true_on_average(days, share, tmp_path):
+    """Against what the same leads did after the data end; counting windows that are not over as no is far from it."""
+    ratios = []
+    for seed in (1, 2, 3):
+        run = simulate(6_000, days, seed=seed)
+        run.write(tmp_path / str(seed))
+        known = Dataset.read(tmp_path / str(seed)).known_at(run.end)
+        rows = listings(known, run.end, Experiment())
+        features = FeatureSet.fit(LEAD_FEATURES, known)
+        label = completed(rows, features.compute(known, rows.cohort), features.compute(known, rows.latest))
+        told = rows.within(rows.horizon)
+        there = ~np.isnan(told)
+        assert (label[there] == told[there]).all() and ((label[~there] > 0) & (label[~there] < 1)).all()
+        assert 1 - rows.finished / len(label) == pytest.approx(share, abs=0.02)
+
+        who = np.array([int(name[2:]) if name.startswith("L-") else -1 for name in known.ids])[rows.cohort.lead]
+        # A lead that had bought, but was not known to have, is not asked about.
+        asked = (who >= 0) & (run.closed_at[who] >= rows.cohort.as_of)
+        truth = (run.won[who] & (run.closed_at[who] - rows.cohort.as_of < rows.horizon))[asked].mean()
+        ratios.append([label[asked].mean() / truth, np.nan_to_num(told)[asked].mean() / truth])
+    completed_ratio, as_no = np.mean(ratios, axis=0)
+    assert completed_ratio == pytest.approx(1, abs=0.03)
+    assert as_no < 1 - share / 3
 
 
 # When a purchase is known.

@@ -11,9 +11,9 @@ import numpy as np
 from features.errors import TouchstoneError
 from features.history import Bools, Cohort, Dataset, Floats, Ints, Matrix
 from features.times import US_PER_DAY, isoformat, to_us
-from models import Candidate
+from models import Candidate, Model, Recipe
 from training.experiment import Experiment
-from training.labels import bought_within, buffer, purchases, snapshots, still_open
+from training.labels import Listings, bought_within, buffer, completed, listings, still_open
 from training.metrics import Evaluation, evaluate
 
 Progress = Callable[[str, float], None]
@@ -43,7 +43,7 @@ class Backtest:
     probability: dict[str, Floats]
     """(n,) for each model."""
     learned_from: dict[int, tuple[int, int]]
-    """For each origin, the training rows and the leads among them that bought."""
+    """For each origin, the training rows whose window was over, and the leads among them that bought."""
 
     @property
     def origins(self) -> list[int]:
@@ -96,8 +96,8 @@ def backtest(
     learned: dict[int, tuple[int, int]] = {}
     for number, origin in enumerate(origins):
         known = past.known_at(origin)
-        cohort, bought = snapshots(known, origin, experiment)
-        if not 0 < bought.sum() < len(bought):
+        rows = listings(known, origin, experiment)
+        if not 0 < rows.bought.sum() < rows.finished:
             continue
         asked = known.open_at(origin)
         probability: dict[str, Floats] = {}
@@ -107,16 +107,16 @@ def backtest(
             recipe = candidate.prepare(known)
             key = recipe.features.fingerprint
             if key not in matrices:
-                matrices[key] = recipe.features.compute(known, cohort), recipe.features.compute(known, asked)
-            learn, score = matrices[key]
-            probability[candidate.name] = recipe.fit(learn, bought).predict(score)
-        rows = Cohort(np.flatnonzero(past.created_at < origin)[asked.lead], asked.as_of)
-        judged = still_open(past, rows)
+                matrices[key] = recipe.features.compute(known, rows.cohort), recipe.features.compute(known, asked)
+            past_matrix, matrix = matrices[key]
+            probability[candidate.name] = learn(recipe, known, rows, past_matrix).predict(matrix)
+        scored = Cohort(np.flatnonzero(past.created_at < origin)[asked.lead], asked.as_of)
+        judged = still_open(past, scored)
         parts.append((
-            rows[judged], bought_within(past, rows[judged], experiment.horizon),
+            scored[judged], bought_within(past, scored[judged], experiment.horizon),
             {name: p[judged] for name, p in probability.items()},
         ))  # fmt: skip
-        learned[origin] = len(bought), purchases(cohort, bought)
+        learned[origin] = rows.finished, rows.buyers
     tell("measuring", 1.0)
     if not parts or not any(bought.any() for _, bought, _ in parts):
         raise TouchstoneError(
@@ -126,7 +126,7 @@ def backtest(
             f"{int(past.closed[1].sum()):,} purchases. Take a shorter --horizon, or more data."
         )
     names = [candidate.name for candidate in candidates]
-    cohort = Cohort.concat(rows for rows, _, _ in parts)
+    cohort = Cohort.concat(scored for scored, _, _ in parts)
     return Backtest(
         experiment,
         np.flatnonzero(dataset.created_at < until)[cohort.lead],
@@ -135,6 +135,13 @@ def backtest(
         {name: np.concatenate([p[name] for _, _, p in parts]) for name in names},
         learned,
     )
+
+
+def learn(recipe: Recipe, known: Dataset, rows: Listings, matrix: Matrix) -> Model:
+    """Fits a recipe on past listings; `matrix` holds its features of all of them, also of those not over yet."""
+    if not recipe.completes:
+        return recipe.fit(matrix[: rows.finished], rows.bought.astype(np.float64))
+    return recipe.fit(matrix, completed(rows, matrix, recipe.features.compute(known, rows.latest)))
 
 
 def choose_origins(known: Dataset, experiment: Experiment, until: int) -> list[int]:

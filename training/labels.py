@@ -6,14 +6,19 @@ bias every score downwards. A row is used when its window [as_of, as_of + horizo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from features.history import Bools, Cohort, Dataset
-from features.times import US_PER_DAY
+from features.history import Bools, Cohort, Dataset, Floats, Ints, Matrix
+from features.times import NEVER, US_PER_DAY
+from models.linear import Logistic
 from training.experiment import Experiment
 
 _REPORTED = 0.95
 """The share of purchases that must have been reported for a window to count as reported."""
+_QUARTERS = 4
+"""A window that is not over is a row if at least one of so many parts of it is."""
 
 
 def bought_within(dataset: Dataset, cohort: Cohort, horizon: int) -> Bools:
@@ -44,21 +49,97 @@ def buffer(known: Dataset, experiment: Experiment) -> int:
     return reporting_delay(known) if delay is None else round(delay * US_PER_DAY)
 
 
-def snapshots(known: Dataset, until: int, experiment: Experiment) -> tuple[Cohort, Bools]:
-    """The rows to learn from: every lead open at past instants whose window is over and reported by `until`.
+@dataclass(frozen=True, eq=False)
+class Listings:
+    """The leads that were open at past instants, in the order of time, and what is known since of each."""
 
-    Returns them with whether each bought. The rows of one instant are exactly those that would have been scored then,
-    so neither age nor fate decides who is in.
+    cohort: Cohort
+    horizon: int
+    """Microseconds."""
+    followed: Ints
+    """(n,) microseconds after as_of that are over and reported, at most the horizon; none is followed longer later."""
+    ended: Ints
+    """(n,) microseconds from as_of to the purchase or loss that is known; NEVER where none is."""
+    won: Bools
+    """(n,) whether that was a purchase."""
+    latest: Cohort
+    """The leads still open when the last reported instant was over."""
+
+    @property
+    def finished(self) -> int:
+        """How many rows' windows [as_of, as_of + horizon) are over and reported; they come first."""
+        return int((self.followed >= self.horizon).sum())
+
+    @property
+    def bought(self) -> Bools:
+        """(finished,) whether each of those bought."""
+        return self.within(self.horizon)[: self.finished] > 0
+
+    @property
+    def buyers(self) -> int:
+        """How many leads those are; one lead that buys is a row of several instants."""
+        return len(np.unique(self.cohort.lead[: self.finished][self.bought]))
+
+    def within(self, span: int) -> Floats:
+        """Returns (n,) 1 for a purchase in [as_of, as_of + span), 0 for none, NaN where that is not known yet."""
+        # What became known before its time is passed over: purchases would come early, and all else late.
+        early = self.ended < np.minimum(self.followed, span)
+        return np.where(early, self.won, np.where(self.followed >= span, 0.0, np.nan))
+
+
+def listings(known: Dataset, until: int, experiment: Experiment) -> Listings:
+    """The rows to learn from, as known at `until`: every lead open at past instants.
+
+    The rows of one instant are exactly those that would have been scored then, so neither age nor fate decides who is
+    in. The last instants are those whose window is not over, but at least a quarter of it.
     """
-    last = until - experiment.horizon - buffer(known, experiment)
-    start = int(known.created_at.min(initial=last)) + 1
-    cohort = Cohort.grid(known, every=experiment.snapshot_days, start=start, stop=last)
+    horizon, over = experiment.horizon, until - buffer(known, experiment)
+    start = int(known.created_at.min(initial=over - horizon)) + 1
+    finished = Cohort.grid(known, every=experiment.snapshot_days, start=start, stop=over - horizon)
+    step = max(round(experiment.snapshot_days * US_PER_DAY), horizon // _QUARTERS)
+    instants = range(over - horizon + step, over - horizon // _QUARTERS + 1, step)
+    cohort = Cohort.concat([finished, *(known.open_at(t) for t in instants if t >= start)])
     cohort = cohort[still_open(known, cohort)]
     # Trees draw rows by their place: the order of the leads table must not change the model.
     cohort = cohort[np.lexsort((known.rank[cohort.lead], cohort.as_of))]
-    return cohort, bought_within(known, cohort, experiment.horizon)
+    closed_at, won = known.closed
+    ended = np.where(closed_at[cohort.lead] == NEVER, NEVER, closed_at[cohort.lead] - cohort.as_of)
+    latest = known.open_at(over)
+    return Listings(
+        cohort,
+        horizon,
+        np.minimum(over - cohort.as_of, horizon),
+        ended,
+        won[cohort.lead],
+        latest[still_open(known, latest)],
+    )
 
 
-def purchases(cohort: Cohort, bought: Bools) -> int:
-    """How many leads bought; one lead that buys is a row of several instants."""
-    return len(np.unique(cohort.lead[bought]))
+def snapshots(known: Dataset, until: int, experiment: Experiment) -> tuple[Cohort, Bools]:
+    """The rows whose window is over and reported by `until`, with whether each bought."""
+    rows = listings(known, until, experiment)
+    return rows.cohort[: rows.finished], rows.bought
+
+
+def completed(rows: Listings, matrix: Matrix, latest: Matrix) -> Floats:
+    """Returns (n,) labels for all rows: 1 or 0 where that is known, else the probability of a purchase in what is left.
+
+    `matrix` holds the features of the rows, `latest` those of `rows.latest`. A window that was followed for so long is
+    completed by a model of the shorter horizon that is left, which looks at the lead as it was when following ended:
+    what it did since the row's as_of tells of the rest, and that it did not buy so far is in it. A lead that is not
+    open any more will not buy. The shorter horizons need no completion: their rows are those that were followed for so
+    long. Short-term proxies that stand in for a long-term outcome are a surrogate index (Athey, Chetty, Imbens and
+    Kang, 2019).
+    """
+    label = rows.within(rows.horizon)
+    unknown = np.isnan(label)
+    for followed in np.unique(rows.followed[unknown]).tolist():
+        span = rows.horizon - followed
+        learn = int((rows.followed >= span).sum())
+        short = rows.within(span)[:learn]
+        ahead = np.zeros(1 + max(rows.cohort.lead.max(), rows.latest.lead.max(initial=0)))
+        if short.any():
+            ahead[rows.latest.lead] = Logistic.fit(matrix[:learn], short).predict(latest)
+        mine = unknown & (rows.followed == followed)
+        label[mine] = ahead[rows.cohort.lead[mine]]
+    return label

@@ -12,9 +12,9 @@ from features.times import isoformat
 from models import Candidate, Card, PointsTable, Scorer, Tiers, candidates
 from models.scorer import percentiles
 from training import tracking
-from training.backtest import Backtest, Progress, backtest
+from training.backtest import Backtest, Progress, backtest, learn
 from training.experiment import Experiment
-from training.labels import purchases, snapshots
+from training.labels import listings
 from training.metrics import MEASURES
 
 TRAINED = Path("models/trained")
@@ -39,7 +39,7 @@ class Trained:
     champion: bool
     """Whether it serves by default from now on: the first model of a project does."""
     learned_from: tuple[int, int]
-    """Rows of the final fit, and the leads among them that bought."""
+    """Rows of the final fit whose window was over, and the leads among them that bought."""
     notes: tuple[str, ...] = ()
 
 
@@ -76,14 +76,14 @@ def fit(
     known: Dataset, candidate: Candidate, experiment: Experiment, until: int, result: Backtest
 ) -> tuple[Callable[[str], Scorer], tuple[int, int]]:
     """Fits a candidate on everything known; returns what makes its scorer for a version, and what it learned from."""
-    cohort, bought = snapshots(known, until, experiment)
-    if not 0 < bought.sum() < len(bought):
+    rows = listings(known, until, experiment)
+    if not 0 < rows.bought.sum() < rows.finished:
         raise TouchstoneError(
-            f"{int(bought.sum()):,} of {len(bought):,} finished windows hold a purchase; a model needs both kinds. "
-            "Take a shorter --horizon, or more data."
+            f"{int(rows.bought.sum()):,} of {rows.finished:,} finished windows hold a purchase; a model needs both "
+            "kinds. Take a shorter --horizon, or more data."
         )
     recipe = candidate.prepare(known)
-    model = recipe.fit(recipe.features.compute(known, cohort), bought)
+    model = learn(recipe, known, rows, recipe.features.compute(known, rows.cohort))
     asked = known.open_at(until)
     probability = model.predict(recipe.features.compute(known, asked))
     tiers = Tiers.for_shares(probability, version=isoformat(until)[:10])
@@ -102,7 +102,7 @@ def fit(
         )
         return Scorer(recipe.features, model, card, tiers)
 
-    return make, (len(bought), purchases(cohort, bought))
+    return make, (rows.finished, rows.buyers)
 
 
 def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
