@@ -12,7 +12,7 @@ def main() -> None:
     """Predicts a row with each model that numba compiles; the features have `python -m features`."""
     row, one = np.ones((1, 1), np.float32), np.ones(1)
     Logistic(one, one, one, one, 0.0).predict(row)
-    NaiveBayes.fit(row, one > 0).predict(row)
+    NaiveBayes.fit(row, one).predict(row)
 
 
 if __name__ == "__main__":

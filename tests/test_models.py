@@ -510,59 +510,6 @@ def test_the_most_recently_active_come_first_and_creation_counts_as_activity():
 # Percentiles.
 
 
-def test_a_cut_off_belongs_to_the_tier_above():
-    tiers = Tiers(version="1", warm=0.2, hot=0.5)
-    below = np.nextafter([0.2, 0.5], 0)
-    assert tiers.of(np.array([0, below[0], 0.2, below[1], 0.5, 1])).tolist() == [0, 0, 1, 1, 2, 2]
-
-
-@pytest.mark.parametrize("count", [10, 100, 1_000, 12_340])
-def test_tiers_for_shares_give_a_tenth_hot_and_a_third_tenth_warm(count):
-    probability = np.random.default_rng(0).permutation(count) / count
-    tiers = Tiers.for_shares(probability, version="2026-03-01")
-    assert np.bincount(tiers.of(probability)).tolist() == [count * 7 // 10, count // 5, count // 10]
-    other = Tiers.for_shares(probability, version="2026-03-01", hot=0.2, warm=0.2)
-    assert np.bincount(other.of(probability)).tolist() == [count * 4 // 5, 0, count // 5]
-
-
-def test_tiers_for_nobody_make_nobody_hot():
-    tiers = Tiers.for_shares(np.empty(0), version="1")
-    assert tiers.of(np.array([0, 0.999])).tolist() == [0, 0]
-
-
-def test_a_policy_is_read_as_it_was_written():
-    tiers = Tiers(version="2026-03-01", warm=0.1, hot=1 / 3, routes={"cold": "a", "warm": "b", "hot": "c"})
-    assert Tiers.from_json(tiers.to_json()) == tiers
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        dict(warm=0.6), dict(warm=-0.1), dict(hot=1.1), dict(hot=None), dict(warm="a"), dict(version=None),
-        dict(routes={"cold": "a", "hot": "b"}), dict(routes={"cold": "a", "warm": "b", "hot": "c", "boiling": "d"}),
-        dict(exit=0.1),
-    ],
-)  # fmt: skip
-def test_an_invalid_policy_is_refused(changed):
-    valid = dict(version="1", warm=0.2, hot=0.5)
-    Tiers.from_json(json.dumps(valid))
-    with pytest.raises(
-        ModelError, match=r"^tiers\.json is not a tier policy: .*(\$|unknown field `exit`|tiers need 0 <= warm <= hot)"
-    ):
-        Tiers.from_json(json.dumps({**valid, **changed}))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": "1", "warm": NaN, "hot": 1}'])
-def test_what_is_no_policy_is_refused(text):
-    with pytest.raises(ModelError, match=r"^tiers\.json is not a tier policy"):
-        Tiers.from_json(text)
-
-
-def test_not_a_number_is_no_cut_off():
-    with pytest.raises(ValueError, match=r"tiers need 0 <= warm <= hot <= 1 .* got warm nan"):
-        Tiers(version="1", warm=float("nan"), hot=0.5)
-
-
 def test_percentiles_are_those_that_a_share_does_not_exceed():
     hundred = np.arange(100, 0, -1) / 1_000
     found = percentiles(hundred)
