@@ -233,6 +233,35 @@ def serve(
         uvicorn.Server(config).run(sockets=[listener])
 
 
+@app.command(epilog="Example: touchstone promote")
+def promote(
+    version: Annotated[str | None, typer.Argument(help="A registered version; the challenger if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also where nothing proves it better.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a challenger the champion, if the past proves it better; says first whose tier changes."""
+    from training.promote import judge
+    from training.promote import promote as run
+
+    verdict = judge(version)
+    if not as_json:
+        _print(*verdict.lines())
+    if not dry_run:
+        run(version, force=force)
+    told = [] if dry_run else [f"version {verdict.challenger} is the champion"]
+    _say(as_json, {**_plain(verdict), "champion": verdict.champion if dry_run else verdict.challenger}, *told)
+
+
+@app.command(epilog="Example: touchstone rollback")
+def rollback(as_json: Json = False) -> None:
+    """Make the champion before this one champion again."""
+    from training.promote import rollback as run
+
+    was, now = run()
+    _say(as_json, {"was": was, "champion": now}, f"version {now} is the champion again, in place of {was}")
+
+
 @app.command(epilog="Example: touchstone demo")
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything of the demonstration goes.")] = Path("build/demo"),
@@ -369,7 +398,8 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
         _json({
             "version": card.version, "model": card.model, "folder": str(trained.folder), "champion": trained.champion,
             "known_until": card.known_until, "learned_from": rows, "purchases_learned_from": purchases,
-            "notes": list(trained.notes), "backtest": report.to_dict(trained.backtest),
+            "notes": list(trained.notes), "verdict": _plain(trained.verdict),
+            "backtest": report.to_dict(trained.backtest),
         })  # fmt: skip
         return
     _print(report.terminal_table(trained.backtest, _width()), *report.gains_in_words(trained.backtest), *trained.notes)
@@ -378,6 +408,9 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
         f"{card.model}, fitted on {rows:,} rows with {purchases:,} purchases, is version {card.version} ({role}) in "
         f"{trained.folder}"
     )
+    if trained.verdict is not None:
+        mend = ["Make it the champion: touchstone promote"] if trained.verdict.promote else []
+        _print(*trained.verdict.lines(), *mend)
 
 
 def _save_plots(result: Any, folder: Path) -> None:
@@ -426,6 +459,13 @@ def _say(as_json: bool, document: Any, *lines: str) -> None:
         _json(document)
     else:
         _print(*lines)
+
+
+def _plain(value: Any) -> Any:
+    """A struct as JSON values."""
+    import msgspec
+
+    return msgspec.to_builtins(value)
 
 
 def _json(document: Any) -> None:

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NEEDS = ("shared-data",)
 
-pytest_plugins = ("pytester", "trained")
+pytest_plugins = ("pytester", "trained", "tracked")
 
 settings.register_profile("default", deadline=None, max_examples=200)
 settings.register_profile("long", deadline=None, max_examples=10_000)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -150,24 +149,6 @@ def test_the_alarm_goes_off_at_a_leak(run, folder):
 # A model in MLflow.
 
 SMALL = Experiment(name="small", horizon_days=60, origins=2, origin_every_days=30, snapshot_every_days=30, bootstrap=20)
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A store that MLflow has set up: doing so takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def store(tmp_path, empty_store, monkeypatch):
-    """A folder of its own, with an empty store in it, to be the current one."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    yield tmp_path
-    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import msgspec
 
 from features.errors import UsageError
 from features.times import US_PER_DAY, to_us
+from models.tiers import Team
 
 Days = Annotated[float, msgspec.Meta(gt=0, le=3650)]
 
@@ -36,7 +37,9 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     reporting_delay_days: Annotated[float, msgspec.Meta(ge=0, le=3650)] | None = None
     """How long after a purchase it is known; estimated from `recorded_at` if left out."""
     capacity: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.10
-    """The share of open leads that sales can work."""
+    """The share of open leads that sales can work, for the backtest."""
+    team: Team | None = None
+    """The sales team, from which the cut-offs of the tiers follow; without it the top tenth is hot."""
     bootstrap: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 300
     """Draws of leads for the intervals."""
     seed: int = 7

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from features.errors import TouchstoneError
 from models import Scorer, load_bundle, save_bundle
 from models.bundle import SUMS
 from training import plots, report
@@ -31,13 +32,23 @@ if TYPE_CHECKING:
 
 NAME = "touchstone"
 """The registered model."""
+TRAINED = Path("models/trained")
+"""Where bundles are exported to: a folder a version, and links named champion and challenger."""
+_REPLACED = "replaced"
+"""The tag of a version that names the champion before it."""
 _PYFUNC = Path(__file__).parents[1] / "models" / "pyfunc.py"
 
 
-def register(make: Callable[[str], Scorer], result: Backtest, folder: Path) -> tuple[str, Path]:
+def register(
+    make: Callable[[str], Scorer],
+    result: Backtest,
+    folder: Path,
+    judge: Callable[[Scorer, Scorer], str] | None = None,
+) -> tuple[str, Path]:
     """Records a run with everything that proves the model, registers it, and exports its bundle.
 
-    `make` builds the scorer for a version. Returns the version and the exported bundle; the alias `challenger` is its.
+    `make` builds the scorer for a version; `judge` compares it with the champion, and what it says is kept with the
+    run. Returns the version and the exported bundle; the alias `challenger` is its.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
@@ -51,6 +62,8 @@ def register(make: Callable[[str], Scorer], result: Backtest, folder: Path) -> t
             _log(result, make("0"))
             version, bundle = _upload(client, make, Path(scratch))
             exported = _export(bundle, folder, version)
+            if judge is not None and (champion := _champion(folder)) is not None:
+                mlflow.log_text(judge(champion, make(version)), "verdict.json")
         client.set_registered_model_alias(NAME, "challenger", version)
     _link(folder / "challenger", version)
     return version, exported
@@ -75,6 +88,68 @@ def crown(version: str, exported: Path) -> bool:
     return champion is None
 
 
+def alias(name: str) -> str | None:
+    """The version that an alias means; None if there is none."""
+    from mlflow import MlflowClient
+
+    with _quietly():
+        client = MlflowClient()
+        if not client.search_registered_models(f"name='{NAME}'"):
+            return None
+        found = client.get_registered_model(NAME).aliases.get(name)
+    return None if found is None else str(found)
+
+
+def replaced_by(version: str) -> str | None:
+    """The version that was champion before this one; None for the first."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient().get_model_version(NAME, version).tags.get(_REPLACED)
+    return None if found is None else str(found)
+
+
+def read_artifact(version: str, name: str) -> str | None:
+    """A text that was logged to the run of a version; None if there is none."""
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with _quietly(), TemporaryDirectory() as scratch:
+        client = MlflowClient()
+        try:
+            run = client.get_model_version(NAME, version).run_id
+        except MlflowException:
+            raise TouchstoneError(f"there is no version {version}. Look at the versions with mlflow ui.") from None
+        if name not in {file.path for file in client.list_artifacts(str(run))}:
+            return None
+        found = download_artifacts(run_id=str(run), artifact_path=name, dst_path=scratch)
+        return Path(found).read_text(encoding="utf-8")
+
+
+def move_champion(version: str, folder: Path, *, back: bool = False) -> None:
+    """Makes a version the champion, by the alias and by the link beside the exports; both move or neither does.
+
+    The version remembers which one it replaced, unless the move is `back`.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    before = alias("champion")
+    if not (folder / version).exists():
+        _fetch(version, folder)
+    load_bundle(folder / version)
+    client.set_registered_model_alias(NAME, "champion", version)
+    try:
+        _link(folder / "champion", version)
+        if not back and before is not None:
+            client.set_model_version_tag(NAME, version, _REPLACED, before)
+    except BaseException:
+        if before is not None:
+            client.set_registered_model_alias(NAME, "champion", before)
+            _link(folder / "champion", before)
+        raise
+
+
 def _upload(client: MlflowClient, make: Callable[[str], Scorer], scratch: Path) -> tuple[str, Path]:
     """Uploads the bundle of the next version and registers it; returns the version and the bundle."""
     import mlflow
@@ -95,6 +170,16 @@ def _upload(client: MlflowClient, make: Callable[[str], Scorer], scratch: Path) 
         # again. A bundle that names another version would mislead.
         client.delete_model_version(NAME, version)
         expected = str(int(version) + 1)
+
+
+def _champion(folder: Path) -> Scorer | None:
+    """The champion, fetched if it was registered from elsewhere; None if there is none yet."""
+    version = alias("champion")
+    if version is None:
+        return None
+    if not (folder / version).exists():
+        _fetch(version, folder)
+    return load_bundle(folder / version)
 
 
 def _export(bundle: Path, folder: Path, version: str) -> Path:

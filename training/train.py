@@ -6,19 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from features.errors import TouchstoneError
 from features.history import Dataset
 from features.times import isoformat
-from models import Candidate, Card, PointsTable, Scorer, Tiers, candidates
+from models import Candidate, Card, PointsTable, Scorer, candidates
 from models.scorer import percentiles
 from training import tracking
 from training.backtest import Backtest, Progress, backtest, learn
+from training.capacity import choose_tiers
 from training.experiment import Experiment
 from training.labels import listings
 from training.metrics import MEASURES
+from training.promote import Verdict, compare
+from training.tracking import TRAINED
 
-TRAINED = Path("models/trained")
-"""Where bundles are exported to: a folder a version, and links named champion and challenger."""
 _FEW = 20
 """Purchases to learn from below which no model is trusted over the rules."""
 
@@ -41,6 +44,8 @@ class Trained:
     learned_from: tuple[int, int]
     """Rows of the final fit whose window was over, and the leads among them that bought."""
     notes: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    """How it compares with the champion; None if it is the first."""
 
 
 def train(
@@ -67,9 +72,16 @@ def train(
     make, learned_from = fit(known, chosen, experiment, until, result)
     if progress:
         progress("registering", 1.0)
-    version, exported = tracking.register(make, result, folder)
+    verdicts: list[Verdict] = []
+
+    def judge(champion: Scorer, challenger: Scorer) -> str:
+        verdicts.append(compare(champion, challenger, chosen.name, result, known, until))
+        return msgspec.json.encode(verdicts[-1]).decode()
+
+    version, exported = tracking.register(make, result, folder, judge)
     champion = tracking.crown(version, exported)
-    return Trained(make(version), result, exported, champion, learned_from, tuple(notes))
+    verdict = verdicts[0] if verdicts else None
+    return Trained(make(version), result, exported, champion, learned_from, tuple(notes), verdict)
 
 
 def fit(
@@ -86,7 +98,9 @@ def fit(
     model = learn(recipe, known, rows, recipe.features.compute(known, rows.cohort))
     asked = known.open_at(until)
     probability = model.predict(recipe.features.compute(known, asked))
-    tiers = Tiers.for_shares(probability, version=isoformat(until)[:10])
+    tiers = choose_tiers(
+        known, lambda looks: model.predict(recipe.features.compute(known, looks)), probability, experiment, until
+    )
     ranks, evaluation = percentiles(probability), result.evaluation
 
     def make(version: str) -> Scorer:
