@@ -16,6 +16,7 @@ from features.feature import FeatureSet, Without
 from features.history import Codes, Cohort, Dataset, Floats, Ints, Kind, Matrix
 from features.times import US_PER_DAY
 from features.words import number_word
+from models.model import logit
 
 _RECENT = 30 * US_PER_DAY
 _CHUNK = 16_384
@@ -74,7 +75,7 @@ def find_reasons(
         rows = cohort[parts.row[here]]
         left_out = Without(parts.kind[here], parts.attribute[here])
         without[here] = predict(features.compute(dataset, rows, buffer[: len(rows)], left_out))
-    moved = np.abs(_logit(probability[parts.row]) - _logit(without))
+    moved = np.abs(logit(probability[parts.row]) - logit(without))
     order = np.lexsort((np.arange(len(moved)), -moved, parts.row))
     place = np.arange(len(order)) - np.searchsorted(parts.row[order], parts.row[order])
     reasons: list[list[Reason]] = [[] for _ in range(len(cohort))]
@@ -159,10 +160,6 @@ def _percents(*shares: float) -> Sequence[str]:
             break
         digits += 1
     return [f"{text} %" for text in told]
-
-
-def _logit(probability: Floats) -> Floats:
-    return np.asarray(np.log(probability) - np.log1p(-probability), np.float64)
 
 
 @njit(cache=True, nogil=True)

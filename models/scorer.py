@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -14,10 +14,14 @@ import numpy as np
 from features.errors import ModelError
 from features.feature import FeatureSet
 from features.history import Cohort, Dataset, Floats, Ints
-from models.model import Model
+from models.model import Model, logit, sigmoid
 from models.reasons import Reason, find_reasons
 from models.tiers import TIERS, Tiers
 
+Spread: TypeAlias = tuple[tuple[float, float], ...]
+"""By rising log-odds of the probability, the standard deviation of their error."""
+_Z90 = 1.6448536269514722
+"""A normal variable lies within so many standard deviations of its mean nine times out of ten."""
 _CHUNK = 16_384
 """Rows computed into one reused buffer: fresh memory costs more than the arithmetic."""
 
@@ -44,6 +48,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The digest of the dataset it was trained on."""
     percentiles: tuple[float, ...]
     """The probabilities that 1 %, 2 %, ... 100 % of the leads open at training time do not exceed."""
+    spread: Spread = ()
+    """What 90 % intervals follow from; without it there are none."""
     backtest: dict[str, Any] = {}
     """What the backtest found, by measure."""
 
@@ -62,6 +68,8 @@ class Scores:
     """(n,) 0 to 100: the percentile of the probability among leads at training time."""
     tier: Ints
     """(n,) codes into `models.tiers.TIERS`."""
+    interval: tuple[Floats, Floats] | None = None
+    """(n,) lower and (n,) upper end of what the true probability lies in nine times out of ten; None if not known."""
     reasons: Sequence[tuple[Reason, ...]] | None = None
     """(n,) what moves each score most; None if not asked for."""
 
@@ -132,20 +140,34 @@ class Scorer:
         why = None
         if reasons:
             why = find_reasons(self.features, self.model.predict, dataset, cohort, probability, reasons)
-        return Scores(probability, score, self.tiers.of(probability), why)
+        return Scores(probability, score, self.tiers.of(probability), self.interval(probability), why)
+
+    def interval(self, probability: Floats) -> tuple[Floats, Floats] | None:
+        """Returns the (n,) lower and upper ends of 90 % intervals; None if the model does not know them."""
+        if not self.card.spread:
+            return None
+        level, deviation = self._spread
+        middle = logit(probability)
+        reach = _Z90 * np.interp(middle, level, deviation)
+        return np.minimum(sigmoid(middle - reach), probability), np.maximum(sigmoid(middle + reach), probability)
+
+    @cached_property
+    def _spread(self) -> tuple[Floats, Floats]:
+        level, deviation = np.array(self.card.spread).T
+        return level, deviation
 
 
 def scored_list(scorer: Scorer, dataset: Dataset, cohort: Cohort, scores: Scores) -> dict[str, Sequence[Any]]:
     """Returns the columns of a scored list, in the order of the public face."""
-    nothing = [None] * len(cohort)
+    lower, upper = ([None] * len(cohort),) * 2 if scores.interval is None else scores.interval
     texts = [[reason.text for reason in mine] for mine in scores.reasons or [()] * len(cohort)]
     return {
         "lead_id": dataset.ids[cohort.lead].tolist(),
         "as_of": cohort.as_of.astype("datetime64[us]"),
         "horizon_days": np.full(len(cohort), scorer.card.horizon_days),
         "probability": scores.probability,
-        "lower": nothing,
-        "upper": nothing,
+        "lower": lower,
+        "upper": upper,
         "score": scores.score,
         "tier": scores.tiers,
         "route": [scorer.tiers.routes[tier] for tier in scores.tiers],

@@ -74,6 +74,18 @@ def truth_of(folder, run, dataset):
     return dataset.find(truth["lead_id"]), truth["probability"].to_numpy()
 
 
+def test_nine_in_ten_true_probabilities_lie_in_their_interval(served, folder, run, dataset):
+    _, scorer = served
+    lead, truth = truth_of(folder, run, dataset)
+    scores = scorer.score(dataset, Cohort.at(lead, run.end))
+    lower, upper = scores.interval
+    assert (lower < scores.probability).all() and (scores.probability < upper).all()
+    held = (lower <= truth) & (truth <= upper)
+    assert 0.85 < held.mean() < 0.97
+    best = np.argsort(-scores.probability)[: len(truth) // 10]
+    assert 0.8 < held[best].mean() < 0.98
+
+
 def test_the_served_model_knows_most_of_what_can_be_known(served, folder, run, dataset):
     chosen, scorer = served
     lead, truth = truth_of(folder, run, dataset)

@@ -6,7 +6,7 @@ bias every score downwards. A row is used when its window [as_of, as_of + horizo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -79,6 +79,19 @@ class Listings:
     def buyers(self) -> int:
         """How many leads those are; one lead that buys is a row of several instants."""
         return len(np.unique(self.cohort.lead[: self.finished][self.bought]))
+
+    def of(self, leads: Bools) -> tuple[Listings, Bools]:
+        """Returns the listings of some leads, and which of the rows those are."""
+        mine = leads[self.cohort.lead]
+        part = replace(
+            self,
+            cohort=self.cohort[mine],
+            followed=self.followed[mine],
+            ended=self.ended[mine],
+            won=self.won[mine],
+            latest=self.latest[leads[self.latest.lead]],
+        )
+        return part, mine
 
     def within(self, span: int) -> Floats:
         """Returns (n,) 1 for a purchase in [as_of, as_of + span), 0 for none, NaN where that is not known yet."""

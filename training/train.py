@@ -17,6 +17,7 @@ from training import tracking
 from training.backtest import Backtest, Progress, backtest, learn
 from training.capacity import choose_tiers
 from training.experiment import Experiment
+from training.intervals import find_spread
 from training.labels import listings
 from training.metrics import MEASURES
 from training.promote import Verdict, compare
@@ -95,8 +96,10 @@ def fit(
             "kinds. Take a shorter --horizon, or more data."
         )
     recipe = candidate.prepare(known)
-    model = learn(recipe, known, rows, recipe.features.compute(known, rows.cohort))
+    matrix = recipe.features.compute(known, rows.cohort)
+    model = learn(recipe, known, rows, matrix)
     asked = known.open_at(until)
+    spread = find_spread(recipe, model, known, rows, matrix, asked, experiment.seed)
     probability = model.predict(recipe.features.compute(known, asked))
     tiers = choose_tiers(
         known, lambda looks: model.predict(recipe.features.compute(known, looks)), probability, experiment, until
@@ -112,6 +115,7 @@ def fit(
             known_until=isoformat(until),
             dataset=known.digest,
             percentiles=ranks,
+            spread=spread,
             backtest={measure.name: list(evaluation.estimate(candidate.name, measure.name)) for measure in MEASURES},
         )
         return Scorer(recipe.features, model, card, tiers)

@@ -133,14 +133,24 @@ def answer(
     model = ModelReference(card.name, card.version, card.features)
     out = []
     why = [None] * len(leads) if scores.reasons is None else [[Reason(*one) for one in mine] for mine in scores.reasons]
-    rows = zip(
-        leads, instants, scores.probability.tolist(), scores.score.tolist(), scores.tier.tolist(), why, strict=True
+    ends = (
+        [None] * len(leads) if scores.interval is None else [*zip(*(e.tolist() for e in scores.interval), strict=True)]
     )
-    for lead, instant, probability, score, code, mine in rows:
+    rows = zip(
+        leads,
+        instants,
+        scores.probability.tolist(),
+        ends,
+        scores.score.tolist(),
+        scores.tier.tolist(),
+        why,
+        strict=True,
+    )
+    for lead, instant, probability, interval, score, code, mine in rows:
         tier = TIERS[code]
         out.append(
             ScoreResponse(
-                lead.lead_id, instant, probability, None, score, card.horizon_days,
+                lead.lead_id, instant, probability, interval, score, card.horizon_days,
                 tier, tiers.routes[tier], tiers.version, mine, model,  # type: ignore[arg-type]
             )
         )  # fmt: skip
