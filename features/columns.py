@@ -19,6 +19,7 @@ from features.errors import TableError, UsageError
 from features.history import Bools, Floats, Ids, Ints
 from features.rejects import Rejects
 from features.sources import Source
+from features.times import US_PER_DAY
 
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "touchpoints": (("lead_id", "occurred_at", "channel"), ("action", "value", "recorded_at", "message_id")),
@@ -67,6 +68,8 @@ class Reading:
     rejects: Rejects = field(default_factory=Rejects)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    early: Counter[str] = field(default_factory=Counter)
+    """Rows recorded before they occurred, by table."""
 
     def check_mapping(self, given: Mapping[str, Sequence[Source]]) -> None:
         """Refuses a mapping that fits no table."""
@@ -88,6 +91,7 @@ class Reading:
 class Part:
     """One source's share of a table: its columns, and which of its rows are good so far."""
 
+    table: str
     source: Source
     spec: TableFile
     reading: Reading
@@ -110,7 +114,7 @@ class Part:
         if nested := [h for h in free if h not in flat]:
             reading.notes.append(f"{source.name}: left out, for they hold lists or records: {listed(nested)}")
         extra = {heading: _column(source, heading) for heading in flat}
-        part = cls(source, spec, reading, columns, extra, np.ones(count, np.bool_))
+        part = cls(table, source, spec, reading, columns, extra, np.ones(count, np.bool_))
         reading.rejects.add(source, "", {-1 - k: ragged.problem for k, ragged in enumerate(source.ragged)})
         for heading, wanted in spec.where.items():
             equal = pc.equal(parsing.text(_column(source, heading)), wanted)
@@ -154,11 +158,14 @@ class Part:
         self._require(name, found.empty)
         return found.at, found.dated
 
-    def known(self, at: Ints) -> Ints:
+    def known(self, at: Ints, dated: Bools) -> Ints:
         """From when on each row could be known: when it was recorded, but not before it occurred."""
         if "recorded_at" not in self.columns:
             return at
         recorded = self._times("recorded_at")
+        # What is only dated may have occurred at any time of its day.
+        early = self.good & ~recorded.empty & (recorded.at < np.where(dated, at - US_PER_DAY, at))
+        self.reading.early[self.table] += int(early.sum())
         return np.where(recorded.empty, at, np.maximum(at, recorded.at))
 
     def cells(self, column: pa.Array) -> Ids:

@@ -17,8 +17,8 @@ from features.times import find_zone
 class TableFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file of a table."""
 
-    file: str
-    """Its name in the dataset's folder."""
+    file: str = ""
+    """Its name in the dataset's folder; left out of every table, files are found by their names."""
     columns: dict[str, str] = {}
     """Touchstone's column names, each with the heading it has in the file."""
     values: dict[str, str] = {}
@@ -70,6 +70,12 @@ class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         found: tuple[TableFile, ...] = getattr(self, table)
         return found
 
+    def nameless(self) -> str:
+        """A table that names no file although another one does; "" if there is none."""
+        unnamed = [table for table in TABLES for spec in self.files(table) if not spec.file]
+        named = any(spec.file for table in TABLES for spec in self.files(table))
+        return unnamed[0] if unnamed and named else ""
+
 
 TABLES = ("touchpoints", "leads", "outcomes", "attributes", "aliases")
 
@@ -87,6 +93,8 @@ def read_config(path: Path) -> tuple[DatasetConfig, Path]:
             document[table] = [document[table]]
     try:
         config = msgspec.convert(document, DatasetConfig)
+        if nameless := config.nameless():
+            raise msgspec.ValidationError(f"Object missing required field `file` - at `$.{nameless}`")
         if config.zone is not None:
             find_zone(config.zone)
     except msgspec.ValidationError as problem:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+from msgspec.structs import replace
 
 from features.aliases import LeadIndex, Links, chain_of
 from features.columns import COLUMNS, Part, Reading, listed
@@ -64,6 +65,10 @@ class ReadReport:
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Rows that were to be left out, or that repeat another, by file and reason."""
+    early: Mapping[str, int] = field(default_factory=dict)
+    """Rows recorded before they occurred, by table."""
+    headings: Mapping[str, str] = field(default_factory=dict)
+    """The heading in the leads table that each attribute was read from."""
 
     def lines(self) -> list[str]:
         """The report in lines of text."""
@@ -100,8 +105,9 @@ def read_dataset(
     elif not root.is_dir():
         raise TableError(f"{root}: a dataset is a folder of tables ({', '.join(TABLES)}) or a dataset.toml.")
     files = {table: config.files(table) for table in TABLES}
-    if not any(files.values()):
-        files, notes = _find_files(folder)
+    if not any(spec.file for spec in chain(*files.values())):
+        found, notes = _find_files(folder)
+        files = {table: _named(table, files[table], found[table], root) for table in TABLES}
     sources = {name: Source.read(folder / name) for name in dict.fromkeys(spec.file for spec in chain(*files.values()))}
     given = {table: [(spec, sources[spec.file]) for spec in files[table]] for table in TABLES}
     reading = Reading(zone or config.zone, date_format or config.date_format, columns or {}, notes=notes)
@@ -153,6 +159,17 @@ def _find_files(folder: Path) -> tuple[dict[str, tuple[TableFile, ...]], list[st
         n for n in names if n not in read and n.lower().endswith(endings) and ".quarantine." not in n and n != TRUTH
     ]
     return found, [f"{folder}: not read, for no table is named so: {listed(other)}"] if other else []
+
+
+def _named(
+    table: str, specs: tuple[TableFile, ...], found: tuple[TableFile, ...], config: Path
+) -> tuple[TableFile, ...]:
+    """A table's files that are found by their names, with what a `dataset.toml` says of the table."""
+    if not specs:
+        return found
+    if not found:
+        raise TableError(f"{config}: {table}: no file is named like it. Name one with the key 'file'.")
+    return tuple(replace(spec, file=found[0].file) for spec in specs)
 
 
 @dataclass(frozen=True)
@@ -248,6 +265,7 @@ class _Tables:
         outcomes = self._outcomes(index, ended)
         attributes = self._attributes(index, leads)
         quarantined = self.reading.rejects.settle(on_error)
+        headings = {name: heading for part in self.parts["leads"] for name, heading in _attribute_names(part).items()}
         for part in chain(*self.parts.values()):
             part.forget()
         # What Arrow would keep for tables to come is as large as the dataset.
@@ -260,8 +278,8 @@ class _Tables:
             once = _history(len(read["lead"].dictionary), codes(read["lead"]), read, kinds)
         duplicates = len(read) - len(once) - once.automated
         notes = tuple(dict.fromkeys(self.reading.notes))
-        left_out = dict(self.reading.left_out)
-        report = ReadReport(self.counts, duplicates, once.automated, quarantined, notes, left_out)
+        left_out, early = dict(self.reading.left_out), dict(+self.reading.early)
+        report = ReadReport(self.counts, duplicates, once.automated, quarantined, notes, left_out, early, headings)
         ids = np.asarray(words.to_numpy(zero_copy_only=False), object)
         return Dataset(ids, created, index.merged_at(), history, attributes, outcomes, report)
 
@@ -339,7 +357,7 @@ class _Tables:
             return {
                 "lead": part.words("lead_id", required=True),
                 "at": at,
-                "known": part.known(at),
+                "known": part.known(at, dated),
                 "dated": dated,
                 "channel": part.words("channel", required=True),
                 "action": part.words("action"),
@@ -397,8 +415,8 @@ class _Tables:
 
     def _outcomes(self, index: LeadIndex, ended: _Rows) -> Outcomes:
         def read(part: Part) -> dict[str, Any]:
-            at, _ = part.times("occurred_at")
-            lead, known = part.words("lead_id", required=True), part.known(at)
+            at, dated = part.times("occurred_at")
+            lead, known = part.words("lead_id", required=True), part.known(at, dated)
             return {"lead": lead, "at": at, "known": known, "won": _won(part), "amount": part.numbers("amount")}
 
         found = [self._resolve(index, rows) for rows in (_Rows.of(self.parts["outcomes"], read), ended)]
@@ -413,11 +431,11 @@ class _Tables:
         """Columns of the leads table, and the facts that changed them later."""
 
         def read(part: Part) -> dict[str, Any]:
-            at, _ = part.times("occurred_at")
+            at, dated = part.times("occurred_at")
             return {
                 "lead": part.words("lead_id", required=True),
                 "at": at,
-                "known": part.known(at),
+                "known": part.known(at, dated),
                 "name": part.words("name", required=True),
                 "cell": part.cells(part.columns["value"]),
             }

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from worlds import table
 
 from features import Dataset, TableError, TouchstoneError, UsageError
 from features.columns import COLUMNS, SYNONYMS
@@ -435,9 +436,14 @@ ERRORS: dict[str, tuple[Files, dict[str, Any], str]] = {
         "FOLDER/dataset.toml: leads: unknown key 'colums'. See docs/dataset.md for what it may hold.",
     ),
     "dataset.toml: a table without its file": (
-        {"dataset.toml": "[leads]\n"},
+        {"dataset.toml": '[leads]\n[touchpoints]\nfile = "log.csv"\n'},
         {},
         "FOLDER/dataset.toml: leads: the key 'file' is missing. See docs/dataset.md for what it may hold.",
+    ),
+    "dataset.toml: a table that no file is named like": (
+        {"dataset.toml": "[outcomes]\n", "leads.csv": LEADS},
+        {},
+        "FOLDER/dataset.toml: outcomes: no file is named like it. Name one with the key 'file'.",
     ),
     "dataset.toml: a value of the wrong type": (
         {"dataset.toml": "zone = 1\n"},
@@ -1092,6 +1098,34 @@ def test_a_dataset_toml_that_names_no_table_goes_with_the_names_in_its_folder(tm
     files = {"dataset.toml": '\ufeffzone = "Asia/Tokyo"\n', "touchpoints.csv": touched("a,2026-01-03 10:00,web")}
     assert touches(read(tmp_path, files)) == [("a", "2026-01-03T01:00:00Z", "web")]
     assert touches(Dataset.read(tmp_path, zone="UTC")) == [("a", "2026-01-03T10:00:00Z", "web")]
+
+
+def test_a_dataset_toml_may_shape_a_table_whose_file_is_found_by_its_name(tmp_path: Path) -> None:
+    files = {
+        "dataset.toml": '[leads]\nexclude = ["Tags"]\n[kinds]\ndrop = ["call"]\n',
+        "leads.csv": "lead_id,created_at,Tags,size\na,2026-01-01,x,3\n",
+        "touchpoints.csv": touched("a,2026-01-03T10:00:00Z,web", "a,2026-01-03T11:00:00Z,call"),
+    }
+    dataset = read(tmp_path, files)
+    assert attributes(dataset) == {"size": [3.0]}
+    assert touches(dataset) == [("a", "2026-01-03T10:00:00Z", "web")]
+
+
+def test_the_report_says_what_the_audit_asks_for() -> None:
+    """The headings of attributes, and the rows recorded before they occurred; a bare date lasts its whole day."""
+    leads = pd.DataFrame({"lead_id": ["a"], "created_at": ["2026-01-01"], "Lead Quality": ["x"]})
+    touchpoints = table("""
+        lead_id  occurred_at           recorded_at           channel
+        a        2026-01-03T10:00:00Z  2026-01-03T09:59:59Z  web
+        a        2026-01-03T10:00:00Z  2026-01-03T10:00:00Z  call
+        a        2026-01-03T10:00:00Z  -                     fair
+        a        2026-01-03            2026-01-03T00:00:00Z  mail
+        a        2026-01-03            2026-01-02T23:59:00Z  demo
+    """)
+    report = Dataset.from_frames(leads=leads, touchpoints=touchpoints).report
+    assert report is not None
+    assert report.headings == {"lead_quality": "Lead Quality"}
+    assert report.early == {"touchpoints": 2}
 
 
 def test_the_page_names_every_key_table_and_column() -> None:
