@@ -72,6 +72,42 @@ def simulate(
          f"{leads:,} leads over {days} days in {folder} ({time.perf_counter() - begun:.1f} s)")  # fmt: skip
 
 
+@app.command(epilog="Example: touchstone audit build/leads --json")
+def audit(
+    data: Data,
+    mapping: Map = None,
+    zone: Zone = None,
+    date_format: DateFormat = None,
+    on_error: OnErrorOption = "stop",
+    as_json: Json = False,
+) -> None:
+    """Find leaks and other faults of a dataset before training, and say what to do; 1 if a leak is certain."""
+    from training import audit as run
+    from training import report
+    from training.audit import mend
+
+    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
+    findings = run(dataset)
+    counts = {severity: sum(f.severity == severity for f in findings) for severity in ("certain", "likely", "note")}
+    leads, purchases = len(dataset), int(dataset.closed[1].sum())
+    if as_json:
+        _json({
+            "leads": leads, "purchases": purchases, "counts": counts, "mend": mend(findings),
+            "findings": [finding.to_dict() for finding in findings],
+        })  # fmt: skip
+    else:
+        _print(*report.findings_in_words(findings))
+        if lines := mend(findings):
+            _print("", "In dataset.toml this leaves out all that leaks or looks like it:", lines, "")
+        few = ", too few to tell by" if purchases < 20 else ""
+        _print(
+            f"certain leaks: {counts['certain']}, likely ones: {counts['likely']}, notes: {counts['note']} "
+            f"({leads:,} leads, {purchases:,} purchases{few})"
+        )
+    if counts["certain"]:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: touchstone train build/leads --horizon 90d --rules examples/rules.toml")
 def train(
     data: Data,
@@ -79,16 +115,18 @@ def train(
     experiment: ExperimentFile = None,
     rules: RulesFile = None,
     as_of: AsOf = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Train although the audit finds a certain leak.")
+    ] = False,
     mapping: Map = None,
     zone: Zone = None,
     date_format: DateFormat = None,
     on_error: OnErrorOption = "stop",
     as_json: Json = False,
 ) -> None:
-    """Learn from a dataset, compare with the rules on its own past, and register the best model."""
-    trained = _train(
-        _read(data, mapping, zone, date_format, on_error, as_json), horizon, experiment, rules, as_of, as_json
-    )
+    """Audit a dataset, learn from it, compare with the rules on its own past, and register the best model."""
+    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
+    trained = _train(dataset, horizon, experiment, rules, as_of, as_json, allow_leaks=allow_leaks)
     _tell_trained(trained, as_json)
 
 
@@ -357,7 +395,14 @@ def _read(
 
 
 def _train(
-    dataset: Dataset, horizon: str | None, experiment: Path | None, rules: Path | None, as_of: str | None, quiet: bool
+    dataset: Dataset,
+    horizon: str | None,
+    experiment: Path | None,
+    rules: Path | None,
+    as_of: str | None,
+    quiet: bool,
+    *,
+    allow_leaks: bool = False,
 ) -> Trained:
     import logging
 
@@ -369,7 +414,7 @@ def _train(
     with _progress(quiet) as progress:
         return run(
             dataset, _experiment(experiment, horizon), rules=_rules(rules),
-            until=None if as_of is None else to_us(as_of), progress=progress,
+            until=None if as_of is None else to_us(as_of), allow_leaks=allow_leaks, progress=progress,
         )  # fmt: skip
 
 
@@ -398,11 +443,13 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
         _json({
             "version": card.version, "model": card.model, "folder": str(trained.folder), "champion": trained.champion,
             "known_until": card.known_until, "learned_from": rows, "purchases_learned_from": purchases,
-            "notes": list(trained.notes), "verdict": _plain(trained.verdict),
+            "notes": list(trained.notes), "audit": [finding.to_dict() for finding in trained.findings],
+            "verdict": _plain(trained.verdict),
             "backtest": report.to_dict(trained.backtest),
         })  # fmt: skip
         return
     _print(report.terminal_table(trained.backtest, _width()), *report.gains_in_words(trained.backtest), *trained.notes)
+    _print(*report.findings_in_words(trained.findings))
     role = "champion" if trained.champion else "challenger"
     _print(
         f"{card.model}, fitted on {rows:,} rows with {purchases:,} purchases, is version {card.version} ({role}) in "

@@ -18,7 +18,7 @@ from trained import ROOT, Trained
 import touchstone
 from features import LEAD_FEATURES, Dataset, FeatureSet
 
-COMMANDS = ("simulate", "train", "backtest", "score", "features", "serve", "demo")
+COMMANDS = ("simulate", "audit", "train", "backtest", "score", "features", "serve", "demo")
 SCORED = [
     "lead_id", "as_of", "horizon_days", "probability", "lower", "upper", "score", "tier", "route",
     "reason_1", "reason_2", "reason_3", "model_version",
@@ -325,6 +325,60 @@ def test_a_list_that_cannot_be_written_leaves_the_old_one(
         assert f"{output} cannot be written: No space left on device." in told.err
     else:
         assert told.code == 130
+
+
+# --- audit
+
+
+def planted(trained: Trained, folder: Path) -> Path:
+    """The simulated leads with an order logged at each purchase."""
+    folder.mkdir()
+    for path in trained.leads.glob("*.csv"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    won = pd.read_csv(folder / "outcomes.csv", dtype=str).query("outcome == 'won'")
+    with (folder / "touchpoints.csv").open("a") as handle:
+        header = pd.read_csv(folder / "touchpoints.csv", nrows=0).columns
+        orders = won[["lead_id", "occurred_at"]].assign(channel="order", action="placed").reindex(columns=header)
+        orders.to_csv(handle, header=False, index=False)
+    return folder
+
+
+def test_audit_finds_nothing_certain_in_clean_data_and_exits_with_0(run: Runner, trained: Trained) -> None:
+    # The leads of the tests are sent twice in part, with new message ids, which is a note.
+    told = run("audit", trained.leads)
+    assert told.code == 0
+    assert re.search(r"^note: .* equal another one in lead, time, kind and value", told.out, re.MULTILINE)
+    assert re.search(r"certain leaks: 0, likely ones: 0, notes: 1 \(3,000 leads, \d+ purchases\)", told.out)
+    assert "dataset.toml this leaves out" not in told.out
+
+
+def test_audit_names_a_certain_leak_and_exits_with_1(run: Runner, trained: Trained, tmp_path: Path) -> None:
+    leaky = planted(trained, tmp_path / "leaky")
+    told = run("audit", leaky)
+    assert (told.code, told.err) == (1, "")
+    assert "certain: touchpoints: " in told.out
+    assert "of order_placed, which" in told.out
+    assert 'drop = ["order_placed"] under [kinds] in dataset.toml' in told.out
+    assert '[kinds]\ndrop = ["order_placed"]' in told.out
+    machine = run("audit", leaky, "--json")
+    document = machine.json
+    assert machine.code == 1
+    assert document["counts"] == {"certain": 1, "likely": 0, "note": 1}
+    assert document["mend"] == '[kinds]\ndrop = ["order_placed"]'
+    (finding,) = (finding for finding in document["findings"] if finding["severity"] == "certain")
+    assert {"check": "late_kind", "table": "touchpoints", "name": "order_placed"}.items() <= finding.items()
+    assert finding["evidence"]["touches"] == finding["evidence"]["after"] > 100
+    (leaky / "dataset.toml").write_text(document["mend"])
+    assert run("audit", leaky).code == 0
+
+
+def test_train_refuses_a_certain_leak(run: Runner, trained: Trained, tmp_path: Path) -> None:
+    told = run("train", planted(trained, tmp_path / "leaky"), "--horizon", "60d")
+    assert told.code == 1
+    assert "error: a model would learn what comes after the fact:\ntouchpoints: " in told.err
+    assert "of order_placed" in told.err
+    assert told.err.endswith("train all the same with --allow-leaks (allow_leaks=True).\n")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "leaky"]
 
 
 # --- backtest, train, demo

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from features import Cohort, Dataset, TouchstoneError, UsageError
+from features.history import Attributes
 from features.times import isoformat, to_us
 from models import PointsTable, candidates, load_bundle
 from training import Experiment, backtest, train
@@ -308,6 +310,21 @@ def test_kinds_that_the_rules_name_and_nobody_knows_are_told(store, small):
     rules = PointsTable(points={"email_click": 5.0, "emial_open": 3.0})
     told = train(small, QUICK, rules=rules, folder=store / "trained").notes
     assert any("emial_open" in note and "email_click" not in note for note in told)
+
+
+def test_a_certain_leak_is_refused_unless_it_is_allowed_and_told(store, small):
+    state = np.where(small.closed[1], "won", "open").tolist()
+    leaky = replace(small, attributes=Attributes.build(
+        len(small), {"state": state}, *(np.empty(0, np.int64) for _ in range(3)), [], []
+    ))  # fmt: skip
+    with pytest.raises(TouchstoneError, match=r"'state' says won of .*exclude = \[\"state\"\].*\n.*allow_leaks=True"):
+        train(leaky, QUICK, folder=store / "trained")
+    assert not (store / "trained").exists()
+    trained = train(leaky, QUICK, allow_leaks=True, folder=store / "trained")
+    assert [(finding.severity, finding.name) for finding in trained.findings] == [("certain", "state")]
+    (run,) = mlflow.search_runs(experiment_names=["small"], output_format="list")
+    told = json.loads(Path(mlflow.MlflowClient().download_artifacts(run.info.run_id, "audit.json")).read_text())
+    assert [finding["name"] for finding in told["findings"]] == ["state"]
 
 
 def with_purchases(dataset, count):

@@ -1,7 +1,8 @@
 """From what is known to a model that is proved on the past."""
 
+from training.audit import Finding, audit
 from training.backtest import Backtest, backtest
 from training.experiment import Experiment
 from training.train import Trained, train
 
-__all__ = ["Backtest", "Experiment", "Trained", "backtest", "train"]
+__all__ = ["Backtest", "Experiment", "Finding", "Trained", "audit", "backtest", "train"]

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from features.times import isoformat
+from training.audit import Finding
 from training.backtest import Backtest
 from training.metrics import MEASURES, Estimate
 
@@ -83,6 +84,12 @@ def gains_in_words(result: Backtest) -> list[str]:
         f"purchases, "
         f"{caught.value:+.1%} more caught by the same calls ({caught.low:+.1%} to {caught.high:+.1%}).{sure}"
     ]
+
+
+def findings_in_words(findings: Sequence[Finding]) -> list[str]:
+    """What the audit found, the worst first, each with what to do on a line below."""
+    margin = max((len(finding.severity) for finding in findings), default=0) + 2
+    return [f"{finding.severity + ':':{margin}}{finding.what}\n{'':{margin}}{finding.do}" for finding in findings]
 
 
 def to_dict(result: Backtest) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version as installed
 from io import StringIO
@@ -24,6 +24,7 @@ from features.errors import TouchstoneError
 from models import Scorer, load_bundle, save_bundle
 from models.bundle import SUMS
 from training import plots, report
+from training.audit import Finding
 from training.backtest import Backtest
 from training.metrics import MEASURES
 
@@ -43,12 +44,14 @@ def register(
     make: Callable[[str], Scorer],
     result: Backtest,
     folder: Path,
+    findings: Sequence[Finding] = (),
     judge: Callable[[Scorer, Scorer], str] | None = None,
 ) -> tuple[str, Path]:
     """Records a run with everything that proves the model, registers it, and exports its bundle.
 
-    `make` builds the scorer for a version; `judge` compares it with the champion, and what it says is kept with the
-    run. Returns the version and the exported bundle; the alias `challenger` is its.
+    `make` builds the scorer for a version; `findings` are what the audit found; `judge` compares the model with the
+    champion, and what it says is kept with the run. Returns the version and the exported bundle; the alias
+    `challenger` is its.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
@@ -59,7 +62,7 @@ def register(
             client.create_registered_model(NAME, description="Probability that a lead buys within the horizon.")
         mlflow.set_experiment(result.experiment.name)
         with mlflow.start_run(), TemporaryDirectory() as scratch:
-            _log(result, make("0"))
+            _log(result, make("0"), findings)
             version, bundle = _upload(client, make, Path(scratch))
             exported = _export(bundle, folder, version)
             if judge is not None and (champion := _champion(folder)) is not None:
@@ -219,7 +222,7 @@ def _quietly() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _log(result: Backtest, scorer: Scorer) -> None:
+def _log(result: Backtest, scorer: Scorer, findings: Sequence[Finding]) -> None:
     """Logs parameters, the dataset's digest, the figures of all models, the tables and the pictures to the run."""
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -239,6 +242,7 @@ def _log(result: Backtest, scorer: Scorer) -> None:
                 f"{model}.{measure.name}.high": estimate.high,
             })  # fmt: skip
     mlflow.log_dict(report.to_dict(result), "backtest.json")
+    mlflow.log_dict({"findings": [finding.to_dict() for finding in findings]}, "audit.json")
     mlflow.log_text(report.markdown(result), "backtest.md")
     mlflow.log_text(scorer.features.to_json(), "features.json")
     for name, figure in (("gains", plots.gains(result)), ("calibration", plots.calibration(result))):

@@ -14,6 +14,7 @@ from features.times import isoformat
 from models import Candidate, Card, PointsTable, Scorer, candidates
 from models.scorer import percentiles
 from training import tracking
+from training.audit import Finding, audit
 from training.backtest import Backtest, Progress, backtest, learn
 from training.capacity import choose_tiers
 from training.experiment import Experiment
@@ -47,6 +48,8 @@ class Trained:
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None
     """How it compares with the champion; None if it is the first."""
+    findings: tuple[Finding, ...] = ()
+    """What the audit found in what was learned from."""
 
 
 def train(
@@ -55,15 +58,20 @@ def train(
     *,
     rules: PointsTable | None = None,
     until: int | None = None,
+    allow_leaks: bool = False,
     folder: Path = TRAINED,
     progress: Progress | None = None,
 ) -> Trained:
-    """Backtests the candidates, fits the best on all that is known before `until`, and registers it.
+    """Audits the data, backtests the candidates, fits the best on all that is known before `until`, and registers it.
 
-    `until` in microseconds; the end of the data if left out. Raises TouchstoneError if nothing can be learned.
+    `until` in microseconds; the end of the data if left out. Raises TouchstoneError if nothing can be learned, or if
+    the audit finds a certain leak, unless `allow_leaks`.
     """
     experiment = experiment or Experiment()
     until = dataset.recorded_until if until is None else until
+    findings = audit(dataset, until)
+    if not allow_leaks:
+        _refuse_leaks(findings)
     known = dataset.known_at(until)
     competing = candidates(rules)
     result = backtest(known, experiment, competing, until=until, progress=progress)
@@ -79,10 +87,10 @@ def train(
         verdicts.append(compare(champion, challenger, chosen.name, result, known, until))
         return msgspec.json.encode(verdicts[-1]).decode()
 
-    version, exported = tracking.register(make, result, folder, judge)
+    version, exported = tracking.register(make, result, folder, findings, judge)
     champion = tracking.crown(version, exported)
     verdict = verdicts[0] if verdicts else None
-    return Trained(make(version), result, exported, champion, learned_from, tuple(notes), verdict)
+    return Trained(make(version), result, exported, champion, learned_from, tuple(notes), verdict, findings)
 
 
 def fit(
@@ -121,6 +129,16 @@ def fit(
         return Scorer(recipe.features, model, card, tiers)
 
     return make, (rows.finished, rows.buyers)
+
+
+def _refuse_leaks(findings: tuple[Finding, ...]) -> None:
+    certain = [finding for finding in findings if finding.severity == "certain"]
+    if certain:
+        told = "\n".join(f"{finding.what} {finding.do}" for finding in certain)
+        raise TouchstoneError(
+            f"a model would learn what comes after the fact:\n{told}\n"
+            "Leave it out, or train all the same with --allow-leaks (allow_leaks=True)."
+        )
 
 
 def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
