@@ -124,6 +124,12 @@ def number_of_the_customer(tables):
     return with_column(tables, "Customer no.", np.where(buys(tables) & (drawn(len(numbers)) < 0.8), numbers, ""))
 
 
+def number_of_some_customers(tables):
+    """A third of the buyers: too few to be certain that it is not known at creation."""
+    numbers = [f"C{k % 70}" for k in range(len(tables["leads"]))]
+    return with_column(tables, "Customer no.", np.where(buys(tables) & (drawn(len(numbers)) < 0.33), numbers, ""))
+
+
 def reason_filled_for_lost_leads(tables):
     gone = tables["leads"]["lead_id"].isin(lost(tables)["lead_id"])
     return with_column(tables, "Reason", np.where(gone, np.where(drawn(len(gone)) < 0.5, "price", "timing"), ""))
@@ -257,6 +263,7 @@ PLANTED = {
     stage_as_a_late_fact: {("late_kind", "attributes", "stage=customer"): "certain"},
     status_that_is_the_outcome: {("naming_column", "leads", "State"): "certain"},
     number_of_the_customer: {("filled_column", "leads", "Customer no."): "certain"},
+    number_of_some_customers: {("filled_column", "leads", "Customer no."): "likely"},
     reason_filled_for_lost_leads: {("filled_column", "leads", "Reason"): "likely"},
     points_that_all_but_rank_the_outcome: {("naming_column", "leads", "Points"): "likely"},
     quality_that_sales_wrote: {("named_like_a_state", "leads", "Lead Quality"): "likely"},
@@ -398,6 +405,55 @@ def test_bare_dates_are_noted_and_what_they_hide(clean):
         ("won_at_creation", "outcomes", "occurred_at"): "note",
         ("touches_after_outcome", "touchpoints", ""): "note",
     }
+
+
+def dated(table, column):
+    return table.assign(**{column: table[column].str[:10]})
+
+
+def test_what_comes_on_the_day_of_a_dated_outcome_comes_with_it(clean):
+    tables = clean | {"outcomes": dated(won(clean), "occurred_at").assign(recorded_at="")}
+    ends = tables["outcomes"].assign(occurred_at=tables["outcomes"]["occurred_at"] + "T10:00:00Z")
+    key = ("late_kind", "touchpoints", "payment")
+    assert found(with_touches(tables, ends, "0s", "payment"))[key] == "certain"
+    assert key not in found(with_touches(tables, ends, "-1D", "payment"))
+
+
+def test_touches_of_the_day_of_a_dated_creation_do_not_run_ahead_of_it(clean):
+    assert found(clean | {"leads": dated(clean["leads"], "created_at")}) == {}
+
+
+def by_hand(ended, channels, touched="2026-01-09T08:01:00Z"):
+    """Leads that came in January and ended in February as is said, each with a touch of its channel in between."""
+    ids = [f"lead {k}" for k in range(len(ended))]
+    created = [f"2026-01-{1 + k % 8:02}T00:{k % 60:02}:00Z" for k in range(len(ended))]
+    return {
+        "leads": pd.DataFrame({"lead_id": ids, "created_at": created}),
+        "outcomes": pd.DataFrame({"lead_id": ids, "occurred_at": "2026-02-01T00:00:00Z", "outcome": ended}),
+        "touchpoints": pd.DataFrame({"lead_id": ids, "occurred_at": touched, "channel": channels}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "calls_won", "calls_lost", "is_named"),
+    [
+        (120, 80, 20, 0, False),  # Twenty in a row may buy by chance where three of five do,
+        (120, 80, 40, 0, True),  # forty not.
+        (1_800, 200, 1_000, 60, False),  # Where nine of ten buy, one in seventeen is no exception,
+        (1_800, 200, 1_000, 20, True),  # one in fifty is.
+    ],
+)
+def test_where_many_buy_a_kind_needs_more_to_name_them(won, lost, calls_won, calls_lost, is_named):
+    ended = ["won"] * won + ["lost"] * lost
+    channels = ["call"] * calls_won + ["mail"] * (won - calls_won + lost - calls_lost) + ["call"] * calls_lost
+    expected = {("naming_kind", "touchpoints", "call"): "likely"} if is_named else {}
+    assert found(by_hand(ended, channels)) == expected
+
+
+@pytest.mark.parametrize(("last", "is_told"), [("2026-02-10T00:00:00Z", False), ("2026-06-10T00:00:00Z", True)])
+def test_a_record_of_few_leads_may_be_quiet_for_longer(last, is_told):
+    tables = by_hand(["won"] * 10 + ["lost"] * 10, ["web"] * 20, ["2026-01-09T08:01:00Z"] * 19 + [last])
+    assert {check for check, _, _ in found(tables)} == ({"beyond_the_end"} if is_told else set())
 
 
 # Clean data.
