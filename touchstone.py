@@ -164,6 +164,35 @@ def backtest(
         _print(report.terminal_table(result, _width()), *report.gains_in_words(result))
 
 
+@app.command(epilog="Example: touchstone promote")
+def promote(
+    version: Annotated[str | None, typer.Argument(help="A registered version; the challenger if left out.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also where nothing proves it better.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a challenger the champion, if the past proves it better; says first whose tier changes."""
+    from training.promote import judge
+    from training.promote import promote as run
+
+    verdict = judge(version)
+    if not as_json:
+        _print(*verdict.lines())
+    if not dry_run:
+        run(version, force=force)
+    told = [] if dry_run else [f"version {verdict.challenger} is the champion"]
+    _say(as_json, {**_plain(verdict), "champion": verdict.champion if dry_run else verdict.challenger}, *told)
+
+
+@app.command(epilog="Example: touchstone rollback")
+def rollback(as_json: Json = False) -> None:
+    """Make the champion before this one champion again."""
+    from training.promote import rollback as run
+
+    was, now = run()
+    _say(as_json, {"was": was, "champion": now}, f"version {now} is the champion again, in place of {was}")
+
+
 @app.command(epilog="Example: touchstone score build/leads --output scored.csv --as-of 2026-06-25")
 def score(
     data: Data,
@@ -269,35 +298,6 @@ def serve(
             f"http://{f'[{host}]' if ':' in host else host}:{port}", "",
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
-
-
-@app.command(epilog="Example: touchstone promote")
-def promote(
-    version: Annotated[str | None, typer.Argument(help="A registered version; the challenger if left out.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also where nothing proves it better.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Make a challenger the champion, if the past proves it better; says first whose tier changes."""
-    from training.promote import judge
-    from training.promote import promote as run
-
-    verdict = judge(version)
-    if not as_json:
-        _print(*verdict.lines())
-    if not dry_run:
-        run(version, force=force)
-    told = [] if dry_run else [f"version {verdict.challenger} is the champion"]
-    _say(as_json, {**_plain(verdict), "champion": verdict.champion if dry_run else verdict.challenger}, *told)
-
-
-@app.command(epilog="Example: touchstone rollback")
-def rollback(as_json: Json = False) -> None:
-    """Make the champion before this one champion again."""
-    from training.promote import rollback as run
-
-    was, now = run()
-    _say(as_json, {"was": was, "champion": now}, f"version {now} is the champion again, in place of {was}")
 
 
 @app.command(epilog="Example: touchstone demo")

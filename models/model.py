@@ -64,7 +64,7 @@ class Candidate:
 
     >>> from models import candidates
     >>> [candidate.name for candidate in candidates() if not candidate.peer]
-    ['rules', 'logistic', 'lightgbm']
+    ['rules', 'logistic', 'lightgbm', 'blend']
     """
 
     name: str

@@ -96,7 +96,7 @@ class Scorer:
     ...             features=features.fingerprint, dataset=example().digest, percentiles=(0.5,) * 100)
     >>> scorer = Scorer(features, even, card, Tiers(version="2026-02-01", warm=0.1, hot=0.3))
     >>> scorer.score(example(), Cohort.at([0], "2026-02-01"))
-    Scores(probability=array([0.5]), score=array([100]), tier=array([2]))
+    Scores(probability=array([0.5]), score=array([100]), tier=array([2]), interval=None, reasons=None)
     """
 
     features: FeatureSet

@@ -57,7 +57,13 @@ class Team(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Outlook(NamedTuple):
-    """What is to be expected of the leads that are hot now, within the horizon."""
+    """What is to be expected of the leads that are hot now, within the horizon.
+
+    >>> tiers = Tiers(version="2026-10-01", warm=0.1, hot=0.3)
+    >>> found = tiers.outlook(np.array([0.5, 0.4, 0.2]), Team(reps=1, calls_a_week=40, average_deal=2_000))
+    >>> found.leads, found.buyers, found.income
+    (2, 0.9, 1800.0)
+    """
 
     leads: int
     buyers: float

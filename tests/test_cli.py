@@ -18,7 +18,9 @@ from trained import ROOT, Trained
 import touchstone
 from features import LEAD_FEATURES, Dataset, FeatureSet
 
-COMMANDS = ("simulate", "audit", "train", "backtest", "score", "features", "serve", "demo")
+COMMANDS = (
+    "simulate", "audit", "train", "backtest", "promote", "rollback", "score", "features", "serve", "demo",
+)  # fmt: skip
 SCORED = [
     "lead_id", "as_of", "horizon_days", "probability", "lower", "upper", "score", "tier", "route",
     "reason_1", "reason_2", "reason_3", "model_version",

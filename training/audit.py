@@ -55,7 +55,12 @@ _STATES = frozenset({
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a dataset, with the evidence for it and what to do."""
+    """One thing that is wrong with a dataset, with the evidence for it and what to do.
+
+    >>> from features.example import example
+    >>> [(finding.check, finding.severity) for finding in audit(example())]
+    []
+    """
 
     check: str
     severity: Severity
