@@ -27,7 +27,9 @@ BIN = Path(sys.executable).parent
 
 def test_the_readme_names_commands_of_every_sort():
     first = [command.split()[:2] for command in COMMANDS]
-    assert [words[1] for words in first] == ["demo", "test", "simulate", "audit", "train", "backtest", "score", "serve"]
+    assert [words[1] for words in first] == [
+        "demo", "test", "simulate", "audit", "train", "backtest", "train", "promote", "score", "serve",
+    ]  # fmt: skip
 
 
 def test_make_targets_of_the_readme_are_there():
