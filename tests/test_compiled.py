@@ -101,18 +101,22 @@ def set_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
 def test_after_set_up_a_first_score_compiles_nothing(
     set_up: tuple[Path, dict[str, str]], trained: Trained, tmp_path: Path, kind: str
 ) -> None:
-    """Of a lead sent alone, of tables and of the past, by each model."""
+    """Of a lead sent alone, of tables and of the past, by each model; also for who has a home of his own."""
     folder, environment = set_up
-    leads = trained.leads
+    home, leads = tmp_path / "home", trained.leads
+    home.mkdir()
     if kind == "parquet":
-        leads = tmp_path
+        leads = tmp_path / "leads"
+        leads.mkdir()
         for path in trained.leads.glob("*.csv"):
             rows = pyarrow.csv.read_csv(path)
             # Without a message, and with all times typed: what Arrow reads then is not copied.
             rows = rows.select([name for name in rows.column_names if name != "message_id"])
             pyarrow.parquet.write_table(rows, leads / f"{path.stem}.parquet")
     command = [*RESTRICTED, "-c", FIRST_SCORES, json.dumps(LEAD), str(leads), str(trained.bundles)]
-    said = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, check=False)
+    said = subprocess.run(
+        command, cwd=folder, env={**environment, "HOME": str(home)}, text=True, capture_output=True, check=False
+    )
     assert (said.stdout, said.stderr) == ("compiled: []\nneeded beyond set-up: []\n", "")
 
 
