@@ -81,7 +81,7 @@ def audit(
     on_error: OnErrorOption = "stop",
     as_json: Json = False,
 ) -> None:
-    """Find leaks and other faults of a dataset before training, and say what to do; 1 if a leak is certain."""
+    """Find leaks and other faults of a dataset, and say what to do; exits with 1 if a leak is certain."""
     from training import audit as run
     from training import report
     from training.audit import mend

@@ -36,7 +36,9 @@ def tables_of(folder):
 
 def found(tables, **options):
     """What the audit finds in tables: check, table and name, with how grave it is."""
-    return {(f.check, f.table, f.name): f.severity for f in audit(Dataset.from_frames(**tables, **options))}
+    findings = audit(Dataset.from_frames(**tables, **options))
+    json.dumps([finding.to_dict() for finding in findings], allow_nan=False)
+    return {(f.check, f.table, f.name): f.severity for f in findings}
 
 
 # Planted leaks: each a change of the clean tables, and all that is to be found then.
@@ -312,6 +314,19 @@ def test_every_check_is_on_the_page_and_planted_for():
     assert planted | elsewhere == {(check, grave) for check, graves in listed for grave in graves.split(", ")}
 
 
+@pytest.mark.parametrize(
+    ("heading", "is_told"),
+    [
+        ("LeadStatus", True), ("hs_lead_status", True), ("LAST STAGE", True), ("Lead-Rating", True),
+        ("Last name", False), ("Statusquo", False), ("Industry", False),
+    ],
+)  # fmt: skip
+def test_a_name_of_what_changes_is_known_in_any_writing(heading, is_told, clean):
+    tables = quality_that_sales_wrote(clean)
+    tables["leads"] = tables["leads"].drop(columns="industry").rename(columns={"Lead Quality": heading})
+    assert found(tables) == ({("named_like_a_state", "leads", heading): "likely"} if is_told else {})
+
+
 def test_evidence_and_mend_are_exact(clean):
     dataset = Dataset.from_frames(**order_at_the_sale(clean))
     (finding,) = audit(dataset)
@@ -574,7 +589,7 @@ def test_the_purchase_is_found_among_the_touches_of_bpi2012(shared_data, monkeyp
         "o_declined",
     }
     assert told["o_accepted_complete"].endswith(
-        'or, if it is the outcome, outcomes = { o_accepted_complete = "won" } there.'
+        'or, if it is the outcome, outcomes = { "o_accepted_complete" = "won" } there.'
     )
 
 

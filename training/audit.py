@@ -86,7 +86,12 @@ def audit(dataset: Dataset, until: int | None = None) -> tuple[Finding, ...]:
 
 
 def mend(findings: Iterable[Finding]) -> str:
-    """The lines of a dataset.toml that leave out what is certain or likely to leak; "" if nothing is."""
+    """The lines of a dataset.toml that leave out what is certain or likely to leak; "" if nothing is.
+
+    >>> print(mend([Finding("late_kind", "certain", "touchpoints", "invoice_viewed", "", "", {}, "invoice_viewed")]))
+    [kinds]
+    drop = ["invoice_viewed"]
+    """
     leave_out: dict[str, list[str]] = {"leads": [], "touchpoints": []}
     for finding in findings:
         if finding.leave_out and finding.severity != "note":
@@ -227,7 +232,7 @@ def _late_kinds(case: _Case) -> Iterator[Finding]:
         if not only_after:
             count, when = near, "at most an hour before the outcome of their own lead (on its day, if it is only dated)"
         won = case.won[events.lead[events.code == code]].mean() >= 0.5
-        also = f'; or, if it is the outcome, outcomes = {{ {name} = "{"won" if won else "lost"}" }} there'
+        also = f'; or, if it is the outcome, outcomes = {{ {json.dumps(name)} = "{"won" if won else "lost"}" }} there'
         yield Finding(
             "late_kind", "certain", table, name,
             f"{table}: {_share(int(count[code]), n)} of {name}, which {of:,} leads have, come {when}.",
@@ -669,15 +674,15 @@ def _drift(case: _Case) -> Iterator[Finding]:
         return
     first = [str(named[np.searchsorted(part, k)].astype("datetime64[M]")) for k in range(len(total))]
     table = [{"from": first[k], "leads": int(total[k]), "bought": int(count[k])} for k in range(len(total))]
-    least, most = int(rate.argmin()), int(rate.argmax())
+    least, most, days = int(rate.argmin()), int(rate.argmax()), span / US_PER_DAY
     yield Finding(
         "drift", "note", "outcomes", "occurred_at",
-        f"outcomes: the share of leads that buy within {span / US_PER_DAY:.3g} days of creation drifts, from "
+        f"outcomes: the share of leads that buy within {days:.3g} days of creation drifts, from "
         f"{rate[least]:.1%} (created {first[least]} and on) to {rate[most]:.1%} ({first[most]} and on); chi-square "
         f"{statistic:.0f}, p = {p:.0e}.",
         "Look at the backtest by origin, and for what changed: a source of leads, how purchases are logged, an offer. "
         "Leave out the time before if it will not come back.",
-        {"days": span / US_PER_DAY, "p": p, "chi_square": statistic, "cohorts": table},
+        {"days": days, "p": p, "chi_square": statistic, "cohorts": table},
     )  # fmt: skip
 
 
