@@ -1,9 +1,9 @@
 # Every target sets itself up: .venv is built once, and again only when what it is built from has changed.
 
-.PHONY: help demo test test-long check serve bench notebooks lock clean
+.PHONY: help demo test test-long check serve bench bench-features notebooks lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/.ready ## Simulate leads, train, backtest and score them
 	.venv/bin/touchstone demo
@@ -25,6 +25,9 @@ serve: .venv/.ready ## Serve scores over HTTP
 
 bench: .venv/.ready ## Measure speed and memory
 	.venv/bin/python -m benchmarks
+
+bench-features: .venv/.ready ## Measure the features beside polars, duckdb and pandas, in minutes and gigabytes
+	.venv/bin/python -m benchmarks.features
 
 notebooks: .venv/.ready ## Check that the notebooks equal their paired scripts, and run them
 	@for notebook in notebooks/*.ipynb; do \

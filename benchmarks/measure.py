@@ -8,19 +8,38 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 
-def take_turns(sides: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
-    """Returns the median seconds of each side; every round runs each side once, after one round that does not count."""
+def take_turns(
+    sides: Mapping[str, Callable[[], object]], rounds: int = 5, check: Callable[[str, Any], None] | None = None
+) -> dict[str, float]:
+    """Returns the median seconds of each side; every round runs each side once, after one round that does not count.
+
+    In that first round `check` is told what each side returned.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
             begun = time.perf_counter()
-            run()
+            found = run()
+            taken = time.perf_counter() - begun
             if number:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(taken)
+            elif check is not None:
+                check(name, found)
+            # Freed here, what one side made is no burden to the next.
+            del found
     return {name: median(taken) for name, taken in seconds.items()}
+
+
+def resident(line: str = "VmRSS") -> int:
+    """The bytes of memory this process holds; `VmHWM` is the most it ever held."""
+    # Not getrusage, whose peak begins with that of the process that started this one.
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(entry.split()[1]) for entry in status if entry.startswith(f"{line}:"))
 
 
 def circumstances(*packages: str) -> str:
