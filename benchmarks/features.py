@@ -45,7 +45,7 @@ def lines(leads: int = LEADS, parts: Sequence[str] = ()) -> Iterator[str]:
     yield ""
     yield (
         f"{circumstances('numpy', 'numba', 'polars', 'duckdb', 'pandas')}; "
-        f"polars and duckdb on {pl.thread_pool_size()} threads, Touchstone and pandas on one"
+        f"polars and duckdb on {pl.thread_pool_size()} threads, pandas on one"
     )
     yield ""
     yield "| what | Touchstone | beside it | reached |"
@@ -75,8 +75,12 @@ def touchpoints(leads: int, touches: int, text: bool = False) -> pa.Table:
     })  # fmt: skip
 
 
-def check_equal(who: str, matrix: Matrix, columns: Columns) -> None:
-    """Raises AssertionError unless a peer found the same: counts exactly, the rest to a millionth."""
+def check_equal(who: str, dataset: Dataset, cohort: Cohort, columns: Columns) -> None:
+    """Raises AssertionError unless a peer found the same: counts exactly, the rest to a millionth.
+
+    The cohort asks about each lead once; the peer's rows are in the order of ids.
+    """
+    matrix = FEATURES.compute(dataset, cohort[np.argsort(dataset.rank[cohort.lead])])
     for name, mine, theirs in zip(FEATURES.names, matrix.T, columns, strict=True):
         tolerance = 0 if "_count" in name or "_active_days" in name else 1e-6
         equal = np.isclose(theirs, mine, rtol=tolerance, atol=0, equal_nan=True)
@@ -85,13 +89,9 @@ def check_equal(who: str, matrix: Matrix, columns: Columns) -> None:
             raise AssertionError(f"{who}: {name} of lead {row} is {theirs[row]!r}, ours is {mine[row]!r}.")
 
 
-def _given(touches: pa.Table) -> Any:
-    """The table as `Dataset.from_frames` takes it."""
-    return touches.to_pandas()
-
-
-def _dataset(given: Any) -> Dataset:
-    return Dataset.from_frames(touchpoints=given)
+def _dataset(touches: Any) -> Dataset:
+    """The one place that says in which form we take the table."""
+    return Dataset.from_frames(touchpoints=touches)
 
 
 def _whole(dataset: Dataset) -> Matrix:
@@ -131,26 +131,21 @@ def _strings(leads: int) -> list[str]:
 
 def _list(touches: pa.Table, which: str, goals: dict[str, dict[str, int]], against: Sequence[str]) -> list[str]:
     """The rows for all leads as of one instant: ids, sort and features."""
-    given, forms = _given(touches), {name: PEERS[name].form(touches) for name in against}
-    ours: list[Matrix] = []
+    forms = {name: PEERS[name].form(touches) for name in against}
+    ready = _dataset(touches)
 
     def check(side: str, found: Any) -> None:
-        if side == "whole":
-            ours.append(found)
+        if side in PEERS:
+            check_equal(side, ready, ready.open_at(NOW), found)
         elif side == "streamed":
-            _check_streamed(ours[0], found)
-        else:
-            check_equal(side, ours[0], found)
-        if side == last:
-            ours.clear()
+            _check_streamed(_whole(ready), found)
 
     def streamed() -> list[int]:
-        dataset = _dataset(given)
+        dataset = _dataset(touches)
         return _streamed(dataset, dataset.open_at(NOW))
 
-    sides: dict[str, Callable[[], object]] = {"whole": lambda: _whole(_dataset(given)), "streamed": streamed}
+    sides: dict[str, Callable[[], object]] = {"whole": lambda: _whole(_dataset(touches)), "streamed": streamed}
     sides |= {name: partial(PEERS[name].columns, forms[name], NOW) for name in against}
-    last = against[-1]
     seconds = take_turns(sides, ROUNDS, check)
     names = {"streamed": f"streamed in chunks of {_CHUNK:,} leads", "whole": "whole matrix kept"}
     return [
@@ -167,15 +162,12 @@ def _list(touches: pa.Table, which: str, goals: dict[str, dict[str, int]], again
 def _snapshots(leads: int) -> list[str]:
     """All leads created before each of 12 cutoffs: ids, sort, rows and features."""
     touches = touchpoints(leads, TOUCHES_EACH * leads)
-    given, frame = _given(touches), peers.polars_frame(touches)
-    rows = 0
+    frame, ready = peers.polars_frame(touches), _dataset(touches)
+    rows = sum(len(ready.open_at(cutoff)) for cutoff in _CUTOFFS)
 
     def ours() -> list[int]:
-        nonlocal rows
-        dataset = _dataset(given)
-        cohort = Cohort.concat(dataset.open_at(cutoff) for cutoff in _CUTOFFS)
-        rows = len(cohort)
-        return _streamed(dataset, cohort)
+        dataset = _dataset(touches)
+        return _streamed(dataset, Cohort.concat(dataset.open_at(cutoff) for cutoff in _CUTOFFS))
 
     def polars() -> Columns:
         """Returns the columns of the first cutoff, so as not to keep them all."""
@@ -187,13 +179,12 @@ def _snapshots(leads: int) -> list[str]:
         return first
 
     def check(side: str, found: Any) -> None:
-        dataset = _dataset(given)
-        first = FEATURES.compute(dataset, dataset.open_at(_CUTOFFS[0]))
+        first = ready.open_at(_CUTOFFS[0])
         if side == "polars":
-            check_equal(side, first, found)
+            check_equal(side, ready, first, found)
         else:
             full = len(first) // _CHUNK
-            _check_streamed(first[: full * _CHUNK], found[:full])
+            _check_streamed(FEATURES.compute(ready, first[: full * _CHUNK]), found[:full])
 
     seconds = take_turns({"ours": ours, "polars": polars}, ROUNDS, check)
     return [
@@ -213,9 +204,9 @@ def _alone(leads: int) -> list[str]:
 def _one(touches: int, goal: int, calls: int = 200) -> str:
     """The row for one lead whose dataset, or frame, is ready."""
     record = touchpoints(1, touches)
-    dataset, frame = _dataset(_given(record)), peers.polars_frame(record)
+    dataset, frame = _dataset(record), peers.polars_frame(record)
     cohort = dataset.open_at(NOW)
-    check_equal("polars", _whole(dataset), peers.polars_alone(frame, NOW))
+    check_equal("polars", dataset, cohort, peers.polars_alone(frame, NOW))
     seconds = take_turns({
         "ours": lambda: [FEATURES.compute(dataset, cohort) for _ in range(calls)],
         "polars": lambda: [peers.polars_alone(frame, NOW) for _ in range(calls)],
@@ -281,10 +272,10 @@ def _growth(leads: int) -> list[str]:
     sizes = [leads // 10, leads, 4 * leads]
     us = []
     for size in sizes:
-        given = _given(touchpoints(size, TOUCHES_EACH * size))
+        touches = touchpoints(size, TOUCHES_EACH * size)
 
-        def streamed(given: Any = given) -> None:
-            dataset = _dataset(given)
+        def streamed(touches: pa.Table = touches) -> None:
+            dataset = _dataset(touches)
             _streamed(dataset, dataset.open_at(NOW))
 
         us.append(1e6 * take_turns({"ours": streamed}, ROUNDS)["ours"] / size)

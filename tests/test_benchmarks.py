@@ -52,15 +52,20 @@ def broken(name: str, spoil: Break) -> Peer:
     return Peer(peer.form, columns)
 
 
+def test_every_column_says_something() -> None:
+    dataset = Dataset.from_frames(touchpoints=touchpoints(LEADS, 10 * LEADS).to_pandas())
+    matrix = FEATURES.compute(dataset, dataset.open_at(features.NOW))
+    assert matrix.shape == (LEADS, 100)
+    assert not (matrix == matrix[0]).all(axis=0).any()
+
+
 @pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
 @pytest.mark.parametrize("peer", PEERS)
 def test_every_peer_finds_the_same(peer: str, text: bool) -> None:
     table = touchpoints(LEADS, 10 * LEADS, text=text)
     dataset = Dataset.from_frames(touchpoints=table.to_pandas())
-    matrix = FEATURES.compute(dataset, dataset.open_at(features.NOW))
-    assert matrix.shape == (LEADS, 100)
-    assert not (matrix == matrix[0]).all(axis=0).any(), "a column that says nothing"
-    check_equal(peer, matrix, PEERS[peer].columns(PEERS[peer].form(table), features.NOW))
+    cohort = dataset.open_at(features.NOW)
+    check_equal(peer, dataset, cohort, PEERS[peer].columns(PEERS[peer].form(table), features.NOW))
 
 
 @pytest.mark.parametrize(
@@ -119,8 +124,13 @@ def test_every_part_has_rows_with_its_goals(
 
 def test_each_side_takes_its_turn_and_the_first_round_is_checked() -> None:
     turns: list[str] = []
+
+    def turn(name: str) -> str:
+        turns.append(name)
+        return name
+
     checked: list[tuple[str, str]] = []
-    sides = {name: partial(lambda name: turns.append(name) or name, name) for name in "ab"}
+    sides = {name: partial(turn, name) for name in "ab"}
     assert set(take_turns(sides, 2, lambda *found: checked.append(found))) == {"a", "b"}
     assert "".join(turns) == "ababab"
     assert checked == [("a", "a"), ("b", "b")]
