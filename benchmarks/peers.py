@@ -21,12 +21,12 @@ import pyarrow as pa
 from features.history import Ints
 from features.times import US_PER_DAY
 
-# What lost, in CPU seconds on 1e6 leads; what stayed takes about 6 (polars), 7 (duckdb) and 11 (pandas).
+# What lost, in CPU seconds on 1e6 leads; what stayed takes about 7 (polars), 10 (duckdb) and 13 (pandas).
 # polars: one group_by of the leads with 100 filtered expressions 23; figures into columns by a second group_by or by
 #   pivot +8 or more, by nine left joins +2; two keys instead of one number +1; days by n_unique or by a group_by of
-#   their own +2 to +5; the in-memory engine +7.
-# duckdb: one GROUP BY of the leads with filters 35; figures into columns by a second GROUP BY +25; days by
-#   count(DISTINCT) +12, by a GROUP BY of their own +0.5; reading the Arrow table instead of a table of its own +1.
+#   their own +2 to +5; the in-memory engine +7. Text ids by a sort +14, by Categorical or a join about the same.
+# duckdb: one GROUP BY of the leads with filters 35; figures into columns by a second GROUP BY +25; leads numbered by a
+#   join +4; days by count(DISTINCT) +12, by a GROUP BY of their own +2; the Arrow table instead of one of its own +1.
 # pandas: unstack +2; touches not sorted +5; np.bincount and np.minimum.at are no faster than groupby.
 
 CHANNELS = ("call", "chat", "content", "demo", "email", "fair", "visit", "webinar", "mail", "website")
@@ -175,13 +175,11 @@ def duckdb_columns(connection: duckdb.DuckDBPyConnection, as_of: int) -> Columns
             FROM touches
         ), marked AS (
             SELECT *, lead(day) OVER (PARTITION BY lead_id ORDER BY age DESC) IS DISTINCT FROM day AS last FROM aged
-        ), leads AS (
-            SELECT lead_id, row_number() OVER (ORDER BY lead_id) - 1 AS number FROM (SELECT DISTINCT lead_id FROM aged)
         )
-        SELECT number, place, COLUMNS('figure_') FROM
-            (SELECT lead_id, place, {named} FROM marked GROUP BY lead_id, place) JOIN leads USING (lead_id)
+        SELECT lead_id, place, {named} FROM marked GROUP BY lead_id, place
     """).fetchnumpy()
-    return _spread(found["number"], found["place"], [found[name] for name in _FIGURES])
+    lead, _ = pd.factorize(found["lead_id"], sort=True)
+    return _spread(lead, found["place"], [found[name] for name in _FIGURES])
 
 
 def pandas_columns(frame: pd.DataFrame, as_of: int) -> Columns:
@@ -203,8 +201,8 @@ def pandas_columns(frame: pd.DataFrame, as_of: int) -> Columns:
     found = groups[names].sum()
     found[_FIGURES[_SINCE]] = groups["age"].min() / US_PER_DAY
     found[_FIGURES[_FIRST]] = groups["age"].max() / US_PER_DAY
-    place = np.asarray(found.index)
-    return _spread(place // _GROUPS, place % _GROUPS, [np.asarray(found[name], np.float32) for name in _FIGURES])
+    place = np.array(found.index, np.int64)
+    return _spread(place // _GROUPS, place % _GROUPS, [np.array(found[name], np.float32) for name in _FIGURES])
 
 
 class Peer(NamedTuple):
