@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from features import LEAD_FEATURES, FeatureSet
+import pyarrow as pa
+
+from features import LEAD_FEATURES, Dataset, FeatureSet
 from features.records import AttributeFact, LeadRecord, Touchpoint, dataset_of
 
 
 def main() -> None:
-    """Computes the features of one lead, as of now and as of an earlier time."""
+    """Computes the features of one lead as a request brings it, and reads one as tables hold it."""
     day = datetime(2026, 1, 1, tzinfo=UTC)
     lead = LeadRecord(
         lead_id="first",
@@ -20,6 +22,11 @@ def main() -> None:
     )
     dataset = dataset_of([lead]).known_at("2026-02-01")
     FeatureSet.fit(LEAD_FEATURES, dataset).compute(dataset, dataset.open_at("2026-02-01"))
+    at = ["2026-01-01", "2026-01-02T00:00:00Z"]
+    touches = {"lead_id": pa.array([1, 1]), "occurred_at": pa.array(at), "channel": pa.array(["web", "email"])}
+    more = {"action": pa.array(["visit", "click"]), "message_id": pa.array(["a", "b"])}
+    for columns in (touches, touches | more):
+        Dataset.from_frames(touchpoints=pa.table(columns))
 
 
 if __name__ == "__main__":

@@ -178,8 +178,8 @@ class History:
         columns |= {} if known is at else {"known": known}
         columns |= {} if message is None else {"message": message}
         columns |= {} if dated is None else {"dated": dated}
-        offsets, place = _group(leads, lead)
-        columns = dict(zip(columns, _scatter_all(place, list(columns.values())), strict=True))
+        offsets, place = _group(leads, read_only(lead))
+        columns = dict(zip(columns, _scatter_all(place, [*map(read_only, columns.values())]), strict=True))
         at, kind, value = columns["at"], columns["kind"], columns["value"]
         known, apart = columns.get("known", at), "known" in columns
         message, dated = columns.get("message", np.empty(0, np.int32)), columns.get("dated", np.empty(0, np.bool_))
@@ -493,6 +493,13 @@ def _encode(values: Sequence[Cell]) -> tuple[Floats, tuple[str, ...] | None]:
 def _word_order(word: str) -> tuple[bool, float, str]:
     number = word_number(word)
     return (True, 0.0, word) if math.isnan(number) else (False, number, word)
+
+
+def read_only(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers, not to be written: numba compiles anew for arrays that can be, and Arrow's cannot."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
 
 
 def _scatter_all(place: Codes, columns: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numba import njit
 
 from features.errors import UsageError
-from features.history import Bools, Codes, Floats, Ids, Ints
+from features.history import Bools, Codes, Floats, Ids, Ints, read_only
 from features.times import US_PER_DAY, find_zone
 from features.words import attribute_word, number_word, word_number
 
@@ -101,7 +101,7 @@ def distinct_integers(column: npt.NDArray[Any]) -> tuple[Codes, npt.NDArray[Any]
     low, high = (int(column.min()), int(column.max())) if len(column) else (0, 0)
     if high - low < 4 * len(column):
         # A table of the whole range needs no hashing.
-        return _by_range(column, low, high - low + 1)
+        return _by_range(read_only(column), low, high - low + 1)
     places, distinct = pd.factorize(column)
     return places.astype(np.int32), distinct
 

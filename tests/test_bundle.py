@@ -281,8 +281,10 @@ def test_a_golden_lead_that_makes_no_sense_is_refused(bundle, changed, says):
 def test_a_changed_tree_is_found_by_the_golden_leads(trees):
     """LightGBM reads it without complaint."""
     text = (trees / "model.txt").read_text()
-    value = re.search(r"\nleaf_value=(\S+)", text).group(1)
-    (trees / "model.txt").write_text(text.replace(value, str(float(value) + 0.5), 1))
+    values = re.search(r"\nleaf_value=([^\n]+)", text).group(1)
+    # Of the same length, for the text says where each tree ends.
+    changed = re.sub(r"0\.(\d)", lambda found: f"0.{(int(found[1]) + 5) % 10}", values)
+    (trees / "model.txt").write_text(text.replace(values, changed, 1))
     Booster.from_text((trees / "model.txt").read_text())
     seal(trees)
     refused(trees, "the made-up lead golden-\\d+ scores .* when the model was saved")
@@ -343,7 +345,7 @@ def test_a_name_too_long_for_a_record_does_not_spoil_the_bundle(tmp_path):
     dataset = Dataset(ids, created, np.full(1, NEVER), history, attributes, Outcomes.none())
     whole = small.scorer("logistic")
     features = FeatureSet.fit(whole.features.features, dataset)
-    assert f"web_{long}_count" in features.names and f"lead_{long}" in features.names
+    assert f"web_{long}_decayed_7d" in features.names and f"lead_{long}" in features.names
     size = len(features.names)
     model = type(whole.model)(np.zeros(size), np.ones(size), np.ones(size), np.zeros(size), 0.5)
     card = type(whole.card)(**{**{n: getattr(whole.card, n) for n in whole.card.__struct_fields__},
