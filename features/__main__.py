@@ -22,9 +22,14 @@ def main() -> None:
     )
     dataset = dataset_of([lead]).known_at("2026-02-01")
     FeatureSet.fit(LEAD_FEATURES, dataset).compute(dataset, dataset.open_at("2026-02-01"))
-    at = ["2026-01-01", "2026-01-02T00:00:00Z"]
-    touches = {"lead_id": pa.array([1, 1]), "occurred_at": pa.array(at), "channel": pa.array(["web", "email"])}
-    more = {"action": pa.array(["visit", "click"]), "message_id": pa.array(["a", "b"])}
+    # Out of order, as logs of many leads are: rows that lie together already are left where they are.
+    at = ["2026-01-01", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"]
+    touches = {
+        "lead_id": pa.array([1, 2, 1]),
+        "occurred_at": pa.array(at),
+        "channel": pa.array(["web", "email", "web"]),
+    }
+    more = {"action": pa.array(["visit", "click", "visit"]), "message_id": pa.array(["a", "b", "c"])}
     for columns in (touches, touches | more):
         Dataset.from_frames(touchpoints=pa.table(columns))
 

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Literal, TypeAlias
@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from features.errors import UsageError
-from features.feature import OTHER, By, Feature, Grouping, Op, Vocabulary
+from features.feature import EVERY, OTHER, By, Feature, Grouping, Op, Vocabulary
 from features.history import Codes, Floats, Ints, Matrix
 from features.times import US_PER_DAY, find_zone
 from features.words import kind_word, number_word
@@ -114,11 +114,18 @@ class _OfTouches(Feature):
         grouping = self.grouping
         return (*vocabulary.groups[grouping.by], OTHER) if grouping.by else grouping.of or ("touch",)
 
-    def _op(self, code: int, names: Iterable[str], parameters: Iterable[float] = (), start: float = 0.0) -> Op:
+    def _op(
+        self,
+        code: int,
+        names: Iterable[str],
+        parameters: Iterable[float] = (),
+        start: float = 0.0,
+        since: bool = False,
+    ) -> Op:
         """The operation, its parameters behind the limits of the values it looks at."""
         ending, low, high = _limits(self.where)
         named = tuple(f"{name}{ending}" for name in names)
-        return Op(code, named, self.grouping, (low, high, *parameters), start=start)
+        return Op(code, named, self.grouping, (low, high, *parameters), start=start, since=since)
 
 
 def _limits(where: Where | None) -> tuple[str, float, float]:
@@ -251,7 +258,7 @@ class Distinct(_InWindows):
         windows = _windows(self.days)
         names = (f"distinct_{'_'.join(self.by)}{ending}" for ending, _ in windows)
         groups = float(len(self._groups(vocabulary)))
-        yield self._op(_DISTINCT, names, [groups, *(us for _, us in windows)])
+        yield replace(self._op(_DISTINCT, names, [groups, *(us for _, us in windows)]), apart=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +291,8 @@ class DaysSince(_OfTouches):
     """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
-        yield self._op(_DAYS_SINCE, (f"days_since_{group}" for group in self._groups(vocabulary)), start=math.nan)
+        names = (f"days_since_{group}" for group in self._groups(vocabulary))
+        yield self._op(_DAYS_SINCE, names, start=math.nan, since=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,9 +305,8 @@ class DaysSinceFirst(_OfTouches):
     """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
-        yield self._op(
-            _DAYS_SINCE_FIRST, (f"days_since_first_{group}" for group in self._groups(vocabulary)), start=math.nan
-        )
+        names = (f"days_since_first_{group}" for group in self._groups(vocabulary))
+        yield self._op(_DAYS_SINCE_FIRST, names, start=math.nan, since=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,7 +436,7 @@ class Sequence(Feature):
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
         first, then = kind_word(self.first), kind_word(self.then)
-        yield Op(_SEQUENCE, (f"{first}_before_{then}",), Grouping((), (first, then)), _limits(None)[1:])
+        yield Op(_SEQUENCE, (f"{first}_before_{then}",), Grouping((), (first, then)), _limits(None)[1:], apart=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,7 +477,7 @@ class Age(Feature):
     """
 
     def ops(self, vocabulary: Vocabulary) -> Iterable[Op]:
-        yield Op(_AGE, ("age_days",))
+        yield Op(_AGE, ("age_days",), of_touches=False)
 
 
 @dataclass(frozen=True)
@@ -546,9 +553,11 @@ classes."""
 def _see(
     seen: _Touches, lo: int, hi: int, as_of: int, without: int, at: Ints, known: Ints, kind: Codes, value: Floats
 ) -> int:
-    """Gathers the touches that were known before as_of, but for those of one kind; returns how many."""
+    """Gathers the touches that were known before as_of, but for those of one kind, or of every; returns how many."""
     age, when, what, worth = seen
     n = 0
+    if without == EVERY:
+        return n
     for i in range(lo, hi):
         if known[i] < as_of and kind[i] != without:
             age[n], when[n], what[n], worth[n] = as_of - at[i], at[i], kind[i], value[i]
@@ -880,7 +889,9 @@ def run(
             for f in range(fact_offsets[who], fact_offsets[who + 1]):
                 if fact_at[f] < now and fact_known[f] < now:
                     mine[fact_column[f]] = fact_value[f]
-            if len(no_column) and no_column[r] >= 0:
+            if len(no_column) and no_column[r] == EVERY:
+                mine[:] = np.nan
+            elif len(no_column) and no_column[r] >= 0:
                 mine[no_column[r]] = np.nan
         known_by_now = _see(seen, start[r], stop[r], now, no_kind[r] if len(no_kind) else -1, at, known, kind, value)
         for o in range(len(ops)):

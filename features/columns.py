@@ -99,6 +99,8 @@ class Part:
     extra: dict[str, pa.Array]
     """The columns under headings that mean none of the table's."""
     good: Bools
+    forms: Mapping[str, parsing.Form] = field(default_factory=dict)
+    """How columns of times are written, where only some of the source's rows are at hand."""
 
     @classmethod
     def of(cls, table: str, spec: TableFile, source: Source, reading: Reading) -> Self:
@@ -114,7 +116,8 @@ class Part:
         if nested := [h for h in free if h not in flat]:
             reading.notes.append(f"{source.name}: left out, for they hold lists or records: {listed(nested)}")
         extra = {heading: _column(source, heading) for heading in flat}
-        part = cls(table, source, spec, reading, columns, extra, np.ones(count, np.bool_))
+        forms = {name: source.forms[heading] for name, heading in headings.items() if heading in source.forms}
+        part = cls(table, source, spec, reading, columns, extra, np.ones(count, np.bool_), forms)
         reading.rejects.add(source, "", {-1 - k: ragged.problem for k, ragged in enumerate(source.ragged)})
         for heading, wanted in spec.where.items():
             equal = pc.equal(parsing.text(_column(source, heading)), wanted)
@@ -175,7 +178,11 @@ class Part:
     def _times(self, name: str) -> parsing.Times:
         reading = self.reading
         found = parsing.times(
-            self.columns[name], zone=reading.zone, date_format=reading.date_format, missing=self.spec.missing
+            self.columns[name],
+            zone=reading.zone,
+            date_format=reading.date_format,
+            missing=self.spec.missing,
+            form=self.forms.get(name),
         )
         self.reject(name, found.wrong)
         return found

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 import numpy as np
 
 from features.errors import ModelError, UsageError
-from features.history import Attributes, Codes, Cohort, Dataset, Floats, History, Ints, Kind, Matrix
+from features.history import Attributes, Codes, Cohort, Dataset, Floats, History, Ints, Kind, Matrix, are_below
 from features.touchpoints import touchpoint_of
 from features.words import word_date, word_number
 
@@ -47,6 +47,13 @@ class Grouping(NamedTuple):
 _ALL = Grouping()
 
 
+class About(NamedTuple):
+    """What a column tells of: a group of touches (all of them where it has no name), an attribute, or the age."""
+
+    sort: Literal["touches", "attribute", "age"]
+    name: str = ""
+
+
 def group_name(kind: Kind, by: By) -> str:
     """Names the group a kind falls into; a touch without an action goes by its channel.
 
@@ -63,13 +70,17 @@ def group_name(kind: Kind, by: By) -> str:
     return kind.name if by else "touch"
 
 
+EVERY = -2
+"""In `Without`: all touches, or all attributes."""
+
+
 class Without(NamedTuple):
     """What each row of a cohort is to be seen without."""
 
     kind: Codes
-    """(n,) a kind of touch by its place in the history's `kinds`; -1 for none."""
+    """(n,) a kind of touch by its place in the history's `kinds`; -1 for none, `EVERY` for all touches."""
     attribute: Codes
-    """(n,) an attribute by its place in the dataset's `attributes.names`; -1 for none."""
+    """(n,) an attribute by its place in the dataset's `attributes.names`; -1 for none, `EVERY` for all."""
 
 
 _NOTHING = Without(np.empty(0, np.int32), np.empty(0, np.int32))
@@ -103,6 +114,22 @@ class Op:
     reading: Reading = "number"
     start: float = 0.0
     """The value of its columns for a lead without a touch."""
+    of_touches: bool = True
+    """Whether it looks at touches, if at no attribute."""
+    apart: bool = True
+    """Whether its columns stand group by group; else each is about all its groups."""
+    since: bool = False
+    """Whether its columns are days since a touch, missing where that never came."""
+
+    def about(self, vocabulary: Vocabulary) -> tuple[About, ...]:
+        """What each of its columns is about."""
+        by, of = self.grouping
+        if self.attribute or not self.of_touches:
+            return (About("attribute", self.attribute) if self.attribute else About("age"),) * len(self.names)
+        if not self.apart:
+            return (About("touches", " and ".join(of)),) * len(self.names)
+        groups = (*vocabulary.groups[by], OTHER) if by else of or ("",)
+        return tuple(About("touches", group) for group in groups for _ in range(len(self.names) // len(groups)))
 
 
 class Feature(ABC):
@@ -193,6 +220,17 @@ class FeatureSet:
         return tuple(name for op in self.ops for name in op.names)
 
     @cached_property
+    def about(self) -> tuple[About, ...]:
+        """What each column is about, in their order."""
+        return tuple(about for op in self.ops for about in op.about(self.vocabulary))
+
+    @cached_property
+    def stand_in(self) -> Codes:
+        """(F,) the column of the lead's age for days since a touch that may never have come; -1 for all others."""
+        age = next((column for column, about in enumerate(self.about) if about.sort == "age"), -1)
+        return np.array([age if op.since else -1 for op in self.ops for _ in op.names], np.int32)
+
+    @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of what is computed: equal fingerprints mean equal columns."""
         return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -202,7 +240,7 @@ class FeatureSet:
     ) -> Matrix:
         """Returns the (n, F) float32 matrix of a cohort's features; nothing at or after as_of is seen.
 
-        `without` leaves a kind of touch or an attribute out of what each row sees; `out` takes the result instead of
+        `without` leaves touches or attributes out of what each row sees; `out` takes the result instead of
         fresh memory. Raises UsageError if it does not fit, or if the cohort asks about a lead that the dataset does
         not have.
         """
@@ -215,35 +253,39 @@ class FeatureSet:
             raise UsageError(
                 f"out must be a writable C-contiguous float32 array of shape {shape}; got {out.dtype} {out.shape}."
             )
+        # Another layout of the arrays would make numba compile the kernel anew, for seconds.
+        cohort = Cohort(_laid_out(cohort.lead), _laid_out(cohort.as_of))
         # The kernel does not check its indices.
-        if len(cohort) and not 0 <= cohort.lead.min() <= cohort.lead.max() < len(dataset):
+        if not are_below(cohort.lead, len(dataset)):
             raise UsageError(
                 f"the cohort asks about leads {cohort.lead.min()} to {cohort.lead.max()}, but the dataset has "
                 f"{len(dataset)}. Use a cohort of this dataset: known_at numbers its leads anew."
             )
-        # Another layout of the arrays would make numba compile the kernel anew, for seconds.
-        cohort = Cohort(np.require(cohort.lead, np.int64, ("C", "W")), np.require(cohort.as_of, np.int64, ("C", "W")))
         program = self._program
         history, attributes = dataset.history, dataset.attributes
         slots, columns = self._slots(history), self._columns(attributes)
-        without = without or _NOTHING
 
-        def work(rows: slice) -> None:
-            part = cohort[rows]
-            start, stop = history.slices(part)
+        def work(cohort: Cohort, without: Without, out: Matrix) -> None:
+            start, stop = history.slices(cohort)
             run(
                 program.ops, program.parameters, program.start, program.room, slots, *columns,
-                start, stop, part.lead, part.as_of, without.kind[rows], without.attribute[rows], dataset.created_at,
+                start, stop, cohort.lead, cohort.as_of, without.kind, without.attribute, dataset.created_at,
                 history.at, history.known, history.kind, history.value,
                 attributes.cells, attributes.offsets, attributes.at, attributes.known, attributes.column,
-                attributes.value, out[rows],
+                attributes.value, out,
             )  # fmt: skip
 
+        without = without or _NOTHING
         if len(cohort) < _MANY:
-            work(slice(None))
-        else:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(work, (slice(begin, begin + _MANY) for begin in range(0, len(cohort), _MANY))))
+            work(cohort, without, out)
+            return out
+
+        def part(begin: int) -> None:
+            rows = slice(begin, begin + _MANY)
+            work(cohort[rows], Without(without.kind[rows], without.attribute[rows]), out[rows])
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(part, range(0, len(cohort), _MANY)))
         return out
 
     def to_json(self) -> str:
@@ -393,6 +435,13 @@ class _Program:
             groupings,
             attributes,
         )
+
+
+def _laid_out(column: Ints) -> Ints:
+    """A column as the kernel takes it."""
+    if column.dtype == np.int64 and column.flags.carray:
+        return column
+    return np.require(column, np.int64, ("C", "W"))
 
 
 def _frequent(kinds: Sequence[Kind], counts: Ints, by: By, limit: int) -> tuple[str, ...]:

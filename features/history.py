@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
@@ -57,8 +57,13 @@ class Kind(NamedTuple):
 
 
 _AUTOMATED, _MINUTE = 2_000_000, 60_000_000
+_LIST = 20
+"""Outcomes of one instant that are no chance."""
 _MANY = 1 << 20
 """Touches from which on columns are moved by several threads."""
+_FEW = 64
+_NO_INTS, _NO_CODES = np.empty(0, np.int64), np.empty(0, np.int32)
+_NO_BOOLS, _NO_FLOATS = np.empty(0, np.bool_), np.empty(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,16 +183,40 @@ class History:
         columns |= {} if known is at else {"known": known}
         columns |= {} if message is None else {"message": message}
         columns |= {} if dated is None else {"dated": dated}
-        offsets, place = _group(leads, read_only(lead))
-        columns = dict(zip(columns, _scatter_all(place, [*map(read_only, columns.values())]), strict=True))
-        at, kind, value = columns["at"], columns["kind"], columns["value"]
-        known, apart = columns.get("known", at), "known" in columns
-        message, dated = columns.get("message", np.empty(0, np.int32)), columns.get("dated", np.empty(0, np.bool_))
-        kept, automated = _put_in_order(offsets, at, known, kind, value, message, dated, mail_steps(kinds), apart)
+        if (lead[1:] >= lead[:-1]).all():
+            # As records come; what follows works in place.
+            offsets, columns = np.searchsorted(lead, np.arange(leads + 1)), {k: c.copy() for k, c in columns.items()}
+        else:
+            offsets, place = _group(leads, read_only(lead))
+            columns = dict(zip(columns, _scatter_all(place, [*map(read_only, columns.values())]), strict=True))
+        at = columns["at"]
+        return cls.in_order(
+            offsets, at, columns.get("known", at), columns["kind"], columns["value"], tuple(kinds),
+            columns.get("message"), columns.get("dated"),
+        )  # fmt: skip
+
+    @classmethod
+    def in_order(
+        cls,
+        offsets: Ints,
+        at: Ints,
+        known: Ints,
+        kind: Codes,
+        value: Floats,
+        kinds: tuple[Kind, ...],
+        message: Codes | None = None,
+        dated: Bools | None = None,
+    ) -> Self:
+        """Does what `build` does for touches grouped by lead and kinds that are sorted; works in place."""
+        apart = known is not at
+        kept, automated = _put_in_order(
+            offsets, at, known, kind, value, _NO_CODES if message is None else message,
+            _NO_BOOLS if dated is None else dated, _steps(kinds), apart,
+        )  # fmt: skip
         if kept < len(at):
             at, kind, value = at[:kept].copy(), kind[:kept].copy(), value[:kept].copy()
             known = known[:kept].copy() if apart else at
-        return cls(offsets, at, known, kind, value, tuple(kinds), automated)
+        return cls(offsets, at, known, kind, value, kinds, automated)
 
     def __len__(self) -> int:
         return len(self.at)
@@ -239,11 +268,17 @@ class Attributes:
     @classmethod
     def none(cls, leads: int) -> Self:
         """No attributes at all."""
-        empty = np.empty(0, np.int64)
-        return cls(
-            (), (), np.empty((leads, 0)), np.zeros(leads + 1, np.int64), empty, empty, empty.astype(np.int32),
-            np.empty(0),
-        )  # fmt: skip
+        return cls.of_creation(leads, {})
+
+    @classmethod
+    def of_creation(cls, leads: int, base: Mapping[str, Sequence[Cell] | Ids]) -> Self:
+        """What was known of (leads,) when they were created, by name, and never changed."""
+        cells, words = np.empty((leads, len(base))), []
+        for i, values in enumerate(base.values()):
+            cells[:, i], mine = _encode_one(values[0]) if leads == 1 else _encode(values)
+            words.append(mine)
+        unchanged = np.zeros(leads + 1, np.int64), _NO_INTS, _NO_INTS, _NO_CODES, _NO_FLOATS
+        return cls(tuple(base), tuple(words), cells, *unchanged)
 
     @classmethod
     def build(
@@ -260,12 +295,13 @@ class Attributes:
 
         `base` holds the (leads,) values from creation on by name; the facts that changed them are flat columns.
         """
-        names = tuple(dict.fromkeys((*base, *labels)))
-        if not names:
-            return cls.none(leads)
+        if not len(lead):
+            return cls.of_creation(leads, base)
+        # Sorted, as the order of rows must not settle which of two equal reasons goes first.
+        names = tuple(dict.fromkeys((*base, *sorted(set(labels)))))
         place = {name: i for i, name in enumerate(names)}
         column = np.array([place[label] for label in labels], np.int32)
-        cells, value = np.full((leads, len(names)), np.nan), np.full(len(lead), np.nan)
+        cells, value = np.empty((leads, len(names))), np.empty(len(lead))
         words: list[tuple[str, ...] | None] = []
         for i, name in enumerate(names):
             mine = np.flatnonzero(column == i)
@@ -304,8 +340,7 @@ class Outcomes:
     @classmethod
     def none(cls) -> Self:
         """Nothing won or lost yet."""
-        empty = np.empty(0, np.int64)
-        return cls(empty, empty, empty, empty.astype(np.bool_), np.empty(0))
+        return cls(_NO_INTS, _NO_INTS, _NO_INTS, _NO_BOOLS, _NO_FLOATS)
 
     def first(self, leads: int) -> tuple[Ints, Bools]:
         """Returns (leads,) when the first outcome closed each lead (NEVER: open) and whether it was a purchase."""
@@ -423,6 +458,12 @@ class Dataset:
         times = (self.created_at, self.outcomes.known)
         return max((int(t.max()) + 1 for t in times if len(t)), default=0)
 
+    @property
+    def timeless(self) -> bool:
+        """Whether it is a list without times: many leads that all came at one instant and ended at one instant."""
+        told = len(self.outcomes.at) >= _LIST and not len(self.history) and not len(self.attributes.at)
+        return told and all(bool((times == times[0]).all()) for times in (self.created_at, self.outcomes.at))
+
     @cached_property
     def rank(self) -> Ints:
         """(leads,) the place of each lead in the order of ids, which does not depend on the order of the table."""
@@ -446,7 +487,10 @@ class Dataset:
         Leads keep their order but not their index: those created later are gone.
         """
         before = to_us(t)
-        leads = np.flatnonzero(self.created_at < before)
+        return self.take(np.flatnonzero(self.created_at < before), before)
+
+    def take(self, leads: Ints, before: int = NEVER) -> Dataset:
+        """Keeps some leads, in that order, and what was known of them before an instant."""
         merged_at = self.merged_at[leads]
         return Dataset(
             ids=self.ids[leads],
@@ -470,7 +514,7 @@ class Dataset:
         return Cohort.at(np.flatnonzero(is_open), before)
 
 
-def _encode(values: Sequence[Cell]) -> tuple[Floats, tuple[str, ...] | None]:
+def _encode(values: Sequence[Cell] | Ids) -> tuple[Floats, tuple[str, ...] | None]:
     """Numbers as they are; if any is a word, codes into the words: numbers first in their order, then the others.
 
     Neither what a text means nor the order of the codes, which settles a tie, may hang on the column's other values:
@@ -490,9 +534,27 @@ def _encode(values: Sequence[Cell]) -> tuple[Floats, tuple[str, ...] | None]:
     return np.array([np.nan if text is None else place[text] for text in texts], np.float64), words
 
 
+def _encode_one(value: Cell) -> tuple[float, tuple[str, ...] | None]:
+    """What `_encode` makes of one value."""
+    if not isinstance(value, str):
+        return math.nan if value is None else value + 0.0, None
+    number = word_number(value)
+    return (0.0, (value,)) if math.isnan(number) else (number + 0.0, None)
+
+
 def _word_order(word: str) -> tuple[bool, float, str]:
     number = word_number(word)
     return (True, 0.0, word) if math.isnan(number) else (False, number, word)
+
+
+@lru_cache(maxsize=1_024)
+def _steps_of_few(kinds: tuple[Kind, ...]) -> Codes:
+    return mail_steps(kinds)
+
+
+def _steps(kinds: tuple[Kind, ...]) -> Codes:
+    """`mail_steps`, remembered where there are few kinds, as requests have."""
+    return _steps_of_few(kinds) if len(kinds) <= _FEW else mail_steps(kinds)
 
 
 def read_only(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -509,7 +571,7 @@ def _scatter_all(place: Codes, columns: Sequence[npt.NDArray[Any]]) -> list[npt.
         return list(pool.map(partial(_scatter, place), columns))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _group(leads: int, lead: Codes) -> tuple[Ints, Codes]:
     """Returns (leads + 1,) offsets of each lead's rows, and (n,) the place of each row among rows grouped by lead."""
     n = len(lead)
@@ -652,7 +714,7 @@ def _mark_automated(
     return marked
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _put_in_order(
     offsets: Ints, at: Ints, known: Ints, kind: Codes, value: Floats, message: Codes, dated: Bools, step: Codes,
     apart: bool,
@@ -707,6 +769,15 @@ def _put_in_order(
 
 
 @njit(cache=True)
+def are_below(numbers: Ints, limit: int) -> bool:
+    """Whether all of (n,) numbers are from 0 to below a limit."""
+    inside = True
+    for number in numbers:
+        inside &= 0 <= number < limit
+    return inside
+
+
+@njit(cache=True, nogil=True)
 def _slices(offsets: Ints, at: Ints, lead: Ints, as_of: Ints) -> tuple[Ints, Ints]:
     n = len(lead)
     start, stop = np.empty(n, np.int64), np.empty(n, np.int64)
@@ -723,7 +794,7 @@ def _slices(offsets: Ints, at: Ints, lead: Ints, as_of: Ints) -> tuple[Ints, Int
     return start, stop
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _take(offsets: Ints, known: Ints, leads: Ints, before: int) -> tuple[Ints, Ints]:
     """Returns the offsets and rows of some leads' entries that were known before an instant."""
     total = 0

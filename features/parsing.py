@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,35 @@ class Times:
     """Bare dates, known at the end of their day."""
     empty: Bools
     wrong: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a whole column of times is written, for the time when only some of its rows are at hand.
+
+    >>> Form.of(pa.array(["03/01/2026", "soon"]), "%d/%m/%Y")
+    Form(dates=False, formatted=True)
+    """
+
+    dates: bool
+    """Without a zone, and every time a midnight: a column of dates."""
+    formatted: bool
+    """Some of it looks like the date format."""
+
+    @classmethod
+    def of(cls, column: pa.Array, date_format: str | None, missing: Sequence[str] = ()) -> Self:
+        """Looks at a column; dates are counted as such only where their type leaves it open."""
+        column = plain(column)
+        if pa.types.is_timestamp(column.type):
+            return cls(column.type.tz is None and not (_wall(column) % US_PER_DAY).any(), False)
+        if pa.types.is_date(column.type) or date_format is None:
+            return cls(False, False)
+        words = pc.unique(text(column, missing)).drop_null()
+        return cls(False, bool(_times_like(date_format, words)[1].any()))
+
+    def and_then(self, other: Form) -> Form:
+        """What two parts of a column are together."""
+        return Form(self.dates and other.dates, self.formatted or other.formatted)
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
@@ -106,7 +135,7 @@ def distinct_integers(column: npt.NDArray[Any]) -> tuple[Codes, npt.NDArray[Any]
     return places.astype(np.int32), distinct
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _by_range(column: npt.NDArray[Any], low: int, span: int) -> tuple[Codes, npt.NDArray[Any]]:
     place, distinct = np.full(span, -1, np.int32), np.empty(min(span, len(column)), column.dtype)
     codes, count = np.empty(len(column), np.int32), 0
@@ -140,7 +169,7 @@ def numbers(column: pa.Array, missing: Sequence[str] = ()) -> tuple[Floats, dict
 
 
 def cells(column: pa.Array, missing: Sequence[str] = ()) -> Ids:
-    """A column of attribute values as Python numbers, words or None; text that is numbers throughout is numbers."""
+    """A column of attribute values as Python numbers, words or None; text that reads as a number is one."""
     if is_number(plain(column).type):
         values = _floats(plain(column))
         found = values.astype(object)
@@ -148,15 +177,20 @@ def cells(column: pa.Array, missing: Sequence[str] = ()) -> Ids:
         return found
     found = coded(column, missing)
     words = [attribute_word(word) for word in found.dictionary.to_pylist()]
-    values = np.array([word_number(word) for word in words])
-    lookup = np.array([*(words if np.isnan(values).any() else values.tolist()), None], object)
+    read = ((word, word_number(word)) for word in words)
+    lookup = np.array([*(word if number != number else number for word, number in read), None], object)
     return np.asarray(lookup[codes(found)], object)
 
 
 def times(
-    column: pa.Array, *, zone: str | None = None, date_format: str | None = None, missing: Sequence[str] = ()
+    column: pa.Array,
+    *,
+    zone: str | None = None,
+    date_format: str | None = None,
+    missing: Sequence[str] = (),
+    form: Form | None = None,
 ) -> Times:
-    """A column as instants.
+    """A column as instants; `form` is that of the whole column where this is a part of it.
 
     A time without an offset is one of `zone`, and wrong if none is given. A bare date is the end of that day in
     `zone` or UTC. A leap second is the last microsecond of its minute. Where clocks go back, the hour that comes twice
@@ -164,7 +198,7 @@ def times(
     """
     column = plain(column)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return _typed_times(column, zone)
+        return _typed_times(column, zone, form)
     words = text(column, missing)
     empty = np.asarray(words.is_null())
     if date_format is None:
@@ -172,7 +206,7 @@ def times(
         if instants is not None:
             return Times(instants, np.zeros(len(words), np.bool_), empty, {})
     distinct = words.dictionary_encode()
-    at, dated, wrong = _distinct_times(distinct.dictionary, zone, date_format)
+    at, dated, wrong = _distinct_times(distinct.dictionary, zone, date_format, form)
     mine = codes(distinct)
     bad = np.flatnonzero(np.isin(mine, list(wrong))) if wrong else ()
     return Times(np.append(at, 0)[mine], np.append(dated, False)[mine], empty, {int(k): wrong[mine[k]] for k in bad})
@@ -212,26 +246,36 @@ def _float_words(column: pa.Array) -> pa.Array:
     return pa.array([number_word(value) if there else None for value, there in zip(values, given, strict=True)], TEXT)
 
 
-def _typed_times(column: pa.Array, zone: str | None) -> Times:
+def _wall(column: pa.Array) -> Ints:
+    """The microseconds that a column of timestamps or dates shows; 0 where empty."""
+    kind = pa.timestamp("us", getattr(column.type, "tz", None))
+    return np.asarray(column.cast(kind, safe=False).cast(pa.int64()).fill_null(0))
+
+
+def _typed_times(column: pa.Array, zone: str | None, form: Form | None) -> Times:
     """A column without a zone in which every time is a midnight is a column of dates, as data frames read them."""
     own_zone = getattr(column.type, "tz", None)
     empty = np.asarray(column.is_null())
-    wall = np.asarray(column.cast(pa.timestamp("us", own_zone), safe=False).cast(pa.int64()).fill_null(0))
+    wall = _wall(column)
     none = np.zeros(len(wall), np.bool_)
     if own_zone:
         return Times(wall, none, empty, {})
-    if pa.types.is_date(column.type) or not (wall % US_PER_DAY).any():
+    dates = not (wall % US_PER_DAY).any() if form is None else form.dates
+    if pa.types.is_date(column.type) or dates:
         return Times(_end_of_day(wall, zone), ~none, empty, {})
     if zone is None:
         return Times(wall, none, empty, {int(k): _no_zone(str(column[int(k)])) for k in np.flatnonzero(~empty)})
     return Times(_localize(wall, zone), none, empty, {})
 
 
-def _distinct_times(words: pa.Array, zone: str | None, date_format: str | None) -> tuple[Ints, Bools, dict[int, str]]:
+def _distinct_times(
+    words: pa.Array, zone: str | None, date_format: str | None, form: Form | None
+) -> tuple[Ints, Bools, dict[int, str]]:
     """Returns, for words that are all different, the instants, which are bare dates, and what is wrong."""
     wall, good, dated, zoned = _iso_times(words) if date_format is None else _times_like(date_format, words)
     hint = "Use ISO 8601, e.g. 2026-02-28T14:00:00Z, or pass --date-format."
-    if date_format is not None and not good.any():
+    formatted = bool(good.any()) if form is None else form.formatted
+    if date_format is not None and not formatted:
         wall, good, dated, zoned = _iso_times(words)
         hint = f"It should look like {date_format}, or be ISO 8601 throughout."
     elif date_format is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
+from itertools import accumulate
 from typing import Annotated
 
 import msgspec
@@ -15,7 +17,7 @@ import numpy as np
 
 from features.errors import TableError
 from features.history import Attributes, Dataset, History, Kind, Outcomes
-from features.times import NEVER, datetime_us
+from features.times import NEVER, datetime_us, datetimes_us
 from features.words import attribute_word, kind_word
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True, description="ISO 8601 with an offset.")]
@@ -25,6 +27,8 @@ Text = Annotated[str, msgspec.Meta(max_length=LONGEST)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST)]
 Value = str | float | bool | None
+_FEW = 64
+"""Kinds of touches of one request up to which it is remembered what they mean."""
 
 
 class Touchpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,55 +67,61 @@ class LeadRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 def dataset_of(records: Sequence[LeadRecord]) -> Dataset:
     """Builds the dataset of some leads, in their order; each record is a lead of its own."""
-    created: list[int] = []
-    lead: list[int] = []
-    at: list[int] = []
-    known: list[int] = []
-    kind: list[int] = []
-    value: list[float] = []
-    message: list[int] = []
-    kinds: dict[tuple[str, str | None], int] = {}
-    messages: dict[str, int] = {}
-    for i, record in enumerate(records):
-        begin = len(at)
-        for touch in record.touchpoints:
-            occurred = datetime_us(touch.occurred_at)
-            lead.append(i)
-            at.append(occurred)
-            known.append(occurred if touch.recorded_at is None else max(occurred, datetime_us(touch.recorded_at)))
-            kind.append(kinds.setdefault((touch.channel, touch.action), len(kinds)))
-            value.append(float("nan") if touch.value is None else touch.value)
-            message.append(messages.setdefault(touch.message_id, len(messages)) if touch.message_id else -1)
-        if record.created_at is not None:
-            created.append(datetime_us(record.created_at))
-        elif len(at) > begin:
-            created.append(min(at[begin:]))
-        else:
-            raise TableError(
-                f"lead {record.lead_id!r} has neither created_at nor touchpoints. Give when it was created."
-            )
-    named = [
-        Kind(kind_word(channel), kind_word(action) if action and not action.isspace() else "")
-        for channel, action in kinds
-    ]
-    distinct = sorted(set(named))
-    place = {name: code for code, name in enumerate(distinct)}
-    code = np.array([place[name] for name in named], np.int32)
     count = len(records)
-    history = History.build(
-        count,
-        np.array(lead, np.int32),
-        np.array(at, np.int64),
-        np.array(known, np.int64),
-        code[np.array(kind, np.int64)] if kind else np.empty(0, np.int32),
-        np.array(value, np.float64),
-        distinct,
-        np.array(message, np.int32) if messages else None,
+    touches = [touch for record in records for touch in record.touchpoints]
+    ends = [0, *accumulate(len(record.touchpoints) for record in records)]
+    times = datetimes_us([touch.occurred_at for touch in touches])
+    at = known = np.array(times, np.int64)
+    if late := [i for i, touch in enumerate(touches) if touch.recorded_at is not None]:
+        recorded = [datetime_us(touches[i].recorded_at or touches[i].occurred_at) for i in late]
+        known = at.copy()
+        known[late] = np.maximum(at[late], recorded)
+    pairs = [(touch.channel, touch.action) for touch in touches]
+    distinct = frozenset(pairs)
+    kinds, place = _named(distinct) if len(distinct) <= _FEW else _name(distinct)
+    message = None
+    if any([touch.message_id for touch in touches]):
+        messages: dict[str, int] = {}
+        coded = [messages.setdefault(t.message_id, len(messages)) if t.message_id else -1 for t in touches]
+        message = np.array(coded, np.int32)
+    created = [_created(record, times[begin:end]) for record, begin, end in zip(records, ends, ends[1:], strict=False)]
+    history = History.in_order(
+        np.array(ends, np.int64),
+        at,
+        known,
+        np.array([place[pair] for pair in pairs], np.int32),
+        # Those without a value become NaN.
+        np.array([touch.value for touch in touches], np.float64),
+        kinds,
+        message,
     )
     ids = np.empty(count, object)
     ids[:] = [record.lead_id for record in records]
     never = np.full(count, NEVER, np.int64)
     return Dataset(ids, np.array(created, np.int64), never, history, _attributes(records), Outcomes.none())
+
+
+def _name(pairs: frozenset[tuple[str, str | None]]) -> tuple[tuple[Kind, ...], dict[tuple[str, str | None], int]]:
+    """The kinds that channels and actions mean, sorted, and which of them each pair is."""
+    named = {
+        (channel, action): Kind(kind_word(channel), kind_word(action) if action and not action.isspace() else "")
+        for channel, action in pairs
+    }
+    kinds = tuple(sorted(set(named.values())))
+    code = {kind: i for i, kind in enumerate(kinds)}
+    return kinds, {pair: code[kind] for pair, kind in named.items()}
+
+
+_named = lru_cache(maxsize=1_024)(_name)
+"""Leads are touched in much the same ways, so what their touches mean is remembered."""
+
+
+def _created(record: LeadRecord, at: Sequence[int]) -> int:
+    if record.created_at is not None:
+        return datetime_us(record.created_at)
+    if at:
+        return min(at)
+    raise TableError(f"lead {record.lead_id!r} has neither created_at nor touchpoints. Give when it was created.")
 
 
 def _attributes(records: Sequence[LeadRecord]) -> Attributes:
@@ -122,6 +132,8 @@ def _attributes(records: Sequence[LeadRecord]) -> Attributes:
     facts = [(i, fact) for i, record in enumerate(records) for fact in record.attribute_facts]
     if not base and not facts:
         return Attributes.none(len(records))
+    if not facts:
+        return Attributes.of_creation(len(records), base)
     at = np.array([datetime_us(fact.occurred_at) for _, fact in facts], np.int64)
     known = np.array([datetime_us(fact.recorded_at or fact.occurred_at) for _, fact in facts], np.int64)
     return Attributes.build(

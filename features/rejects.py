@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -54,12 +54,17 @@ def _set_aside(source: Source, mine: Mapping[int, tuple[str, str]]) -> Path:
     """Writes a source's rejected rows to a file of their own, whole and with the reason."""
     name = f"{source.name}.quarantine.csv"
     path = source.path.with_name(name) if source.path else Path(name)
+    rows = sorted(mine, key=lambda row: (row < 0, abs(row)))
+    write_rejected(path, ((source.place(row), *mine[row], source.record(row)) for row in rows))
+    return path
+
+
+def write_rejected(path: Path, rows: Iterable[tuple[str, str, str, str]]) -> None:
+    """Writes rows as (place, column, problem, record). Raises TableError if they cannot be."""
     try:
         with path.open("w", encoding="utf-8", newline="") as handle:
             out = csv.writer(handle)
             out.writerow(("place", "column", "problem", "record"))
-            for row in sorted(mine, key=lambda row: (row < 0, abs(row))):
-                out.writerow((source.place(row), *mine[row], source.record(row)))
+            out.writerows(rows)
     except OSError as problem:
         raise TableError(f"{path}: the rows to set aside cannot be written ({problem.strerror}).") from None
-    return path

@@ -13,8 +13,8 @@ import json
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -26,13 +26,13 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from features.errors import TableError
-from features.parsing import TEXT, whole
+from features.parsing import TEXT, Form, whole
 
 CSV_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 PARQUET_ENDINGS = (".parquet", ".pq")
 
-_UNNAMED = "\0"
-_BLOCK = 16 << 20
+UNNAMED = "\0"
+BLOCK = 16 << 20
 """Bytes parsed at a time: the longest row there can be."""
 
 
@@ -64,6 +64,8 @@ class Source:
     notes: tuple[str, ...] = ()
     ragged: tuple[Ragged, ...] = ()
     """Rows with too few or too many fields, which are not in `table`."""
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """By heading, how columns of times are written, where the table holds but some of the rows."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -79,21 +81,26 @@ class Source:
         """Takes a pandas data frame, or any table that speaks Arrow (pyarrow, polars, DuckDB)."""
         if not isinstance(frame, pd.DataFrame):
             table = pa.table(frame)
-            _refuse_repeated(name, table.column_names)
+            refuse_repeated(name, table.column_names)
             return cls(name, table)
         headings = [str(heading) for heading in frame.columns]
-        _refuse_repeated(name, headings)
+        refuse_repeated(name, headings)
         return cls(name, pa.table({h: _from_series(frame.iloc[:, k]) for k, h in enumerate(headings)}))
 
     @property
     def headings(self) -> list[str]:
         """The columns that have a name."""
-        return [heading for heading in self.table.column_names if not heading.startswith(_UNNAMED)]
+        return [heading for heading in self.table.column_names if not heading.startswith(UNNAMED)]
 
     @property
     def rows(self) -> int:
         """How many rows there are, the ragged ones among them."""
         return int(self.table.num_rows) + len(self.ragged)
+
+    @staticmethod
+    def text(path: Path) -> str:
+        """The whole of a text file, unpacked and decoded."""
+        return _read_text(path)[0].decode()
 
     def forget(self) -> None:
         """Lets go of the rows, which fill as much memory as what is made of them."""
@@ -131,7 +138,7 @@ class Source:
         try:
             file = pa.parquet.ParquetFile(path)
             names = file.schema_arrow.names
-            _refuse_repeated(path.name, names)
+            refuse_repeated(path.name, names)
             # One column after the other: read at once they fill twice the memory.
             table = pa.table({name: whole(file.read(columns=[name]).column(name)) for name in names})
         except (pa.ArrowException, OSError) as problem:
@@ -144,15 +151,15 @@ class Source:
         data, notes = _read_text(path)
         layout = Layout.find(data)
         line, header, end = layout.header(data)
-        header = [heading.strip() or f"{_UNNAMED}{k}" for k, heading in enumerate(header)]
-        _refuse_repeated(f"{path.name} line {line}", header)
+        header = [heading.strip() or f"{UNNAMED}{k}" for k, heading in enumerate(header)]
+        refuse_repeated(f"{path.name} line {line}", header)
         table, skipped = _parse(path.name, data, end, header, layout)
         ragged: tuple[Ragged, ...] = ()
         if skipped:
             rows = islice(layout.rows(data), 1, None)
             odd = ((at, fields) for at, fields in rows if len(fields) != len(header))
             ragged = tuple(Ragged(at, len(fields), len(header), layout.join(fields)) for at, fields in odd)
-        if unnamed := sum(heading.startswith(_UNNAMED) for heading in header):
+        if unnamed := sum(heading.startswith(UNNAMED) for heading in header):
             notes = (*notes, f"{path.name}: {unnamed} columns without a heading are left out")
         return cls(path.name, table, path, layout, line, notes, ragged)
 
@@ -176,7 +183,7 @@ class Layout:
 
     def rows(self, data: bytes) -> Iterator[tuple[int, list[str]]]:
         """Yields (line, fields) of every row that is not blank, the header first."""
-        yield from self._rows(_lines(data))
+        yield from self.read(_lines(data))
 
     def header(self, data: bytes) -> tuple[int, list[str], int]:
         """Returns the header's line and fields, and the byte at which the rows begin."""
@@ -188,7 +195,7 @@ class Layout:
                 end += len(line.encode())
                 yield line
 
-        line, fields = next(self._rows(counted()), (1, []))
+        line, fields = next(self.read(counted()), (1, []))
         return line, fields, end
 
     def join(self, fields: Sequence[str]) -> str:
@@ -197,7 +204,8 @@ class Layout:
         csv.writer(out, delimiter=self.delimiter, lineterminator="").writerow(fields)
         return out.getvalue()
 
-    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    def read(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+        """Like `rows`, of the lines of a text with their ends."""
         csv.field_size_limit(2**31 - 1)
         reader = csv.reader(lines, delimiter=self.delimiter)
         line, told = 1, self.told
@@ -226,7 +234,7 @@ def _parse(
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(rows),
-            read_options=pa.csv.ReadOptions(column_names=list(header), block_size=_BLOCK),
+            read_options=pa.csv.ReadOptions(column_names=list(header), block_size=BLOCK),
             parse_options=pa.csv.ParseOptions(
                 delimiter=layout.delimiter, newlines_in_values=b'"' in data, invalid_row_handler=skip
             ),
@@ -252,10 +260,7 @@ def _read_text(path: Path) -> tuple[bytes, tuple[str, ...]]:
     """A text file as UTF-8 without a byte order mark, unpacked, and what is to be said of it."""
     raw = _unpack(path)
     name = path.name
-    if raw[:4] == b"PK\x03\x04":
-        raise TableError(f"{name}: this is an Excel workbook or a zip file. Save the sheet as CSV (UTF-8).")
-    if raw[:4] == b"PAR1":
-        raise TableError(f"{name}: this is a Parquet file. Name it .parquet.")
+    refuse_other_files(name, raw)
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
             raw = raw.decode("utf-16").encode()
@@ -283,6 +288,14 @@ def _read_text(path: Path) -> tuple[bytes, tuple[str, ...]]:
         ) from None
 
 
+def refuse_other_files(name: str, raw: bytes) -> None:
+    """Says of files that are no text, by how they begin, what they are."""
+    if raw[:4] == b"PK\x03\x04":
+        raise TableError(f"{name}: this is an Excel workbook or a zip file. Save the sheet as CSV (UTF-8).")
+    if raw[:4] == b"PAR1":
+        raise TableError(f"{name}: this is a Parquet file. Name it .parquet.")
+
+
 def _unpack(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
@@ -301,7 +314,7 @@ def _lines(data: bytes) -> Iterator[str]:
     return iter(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline=""))
 
 
-def _refuse_repeated(place: str, headings: Sequence[str]) -> None:
+def refuse_repeated(place: str, headings: Sequence[str]) -> None:
     repeated = next((heading for k, heading in enumerate(headings) if heading in headings[:k]), None)
     if repeated is not None:
         raise TableError(f"{place}: the column {repeated!r} is there twice. Rename one of them.")

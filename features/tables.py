@@ -7,32 +7,29 @@ Every value that cannot be taken is named with its file, line and column, and ei
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from os import PathLike
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from msgspec.structs import replace
 
 from features.aliases import LeadIndex, Links, chain_of
 from features.columns import COLUMNS, Part, Reading, listed
-from features.config import TABLES, DatasetConfig, Kinds, TableFile, read_config
+from features.config import TABLES, Kinds, TableFile
 from features.errors import TableError
 from features.history import Attributes, Bools, Codes, Dataset, History, Ints, Kind, Outcomes
+from features.inputs import Input, find_input
 from features.parsing import TEXT, codes, distinct_integers, local_days, whole
-from features.rejects import OnError
-from features.sources import CSV_ENDINGS, PARQUET_ENDINGS, Source
+from features.rejects import OnError, Rejects
+from features.sources import Source
 from features.times import NEVER, find_zone
 from features.words import kind_word
 
-TRUTH = "truth.parquet"
-"""What the simulator writes beside its tables; no table, and no surprise."""
 WON = frozenset({"won", "closedwon", "win", "converted", "purchased", "purchase", "sold", "true", "yes", "1"})
 LOST = frozenset({"lost", "closedlost", "loss", "disqualified", "unqualified", "declined", "false", "no", "0"})
 """What `outcome` may say, in lower case without signs."""
@@ -93,25 +90,16 @@ def read_dataset(
     `columns` maps Touchstone's names (`lead_id`, or `outcomes.occurred_at` for one table) to headings; `zone` is that
     of times that carry none. Raises TableError naming file, line, column and mend.
     """
-    root = Path(path)
-    if root.is_dir() and (root / "dataset.toml").is_file():
-        root = root / "dataset.toml"
-    config, folder = DatasetConfig(), root
-    notes: list[str] = []
-    if root.suffix == ".toml":
-        config, folder = read_config(root)
-    elif not root.exists():
-        raise TableError(f"{root}: no such folder or dataset.toml.")
-    elif not root.is_dir():
-        raise TableError(f"{root}: a dataset is a folder of tables ({', '.join(TABLES)}) or a dataset.toml.")
-    files = {table: config.files(table) for table in TABLES}
-    if not any(spec.file for spec in chain(*files.values())):
-        found, notes = _find_files(folder)
-        files = {table: _named(table, files[table], found[table], root) for table in TABLES}
-    sources = {name: Source.read(folder / name) for name in dict.fromkeys(spec.file for spec in chain(*files.values()))}
-    given = {table: [(spec, sources[spec.file]) for spec in files[table]] for table in TABLES}
-    reading = Reading(zone or config.zone, date_format or config.date_format, columns or {}, notes=notes)
-    return _dataset(reading, given, config.kinds, on_error)
+    found = find_input(path, columns)
+    sources = {at: Source.read(at) for at in found.paths()}
+    given = {table: [(spec, sources[found.folder / spec.file]) for spec in found.files[table]] for table in TABLES}
+    return _dataset(reading_of(found, columns, zone, date_format), given, found.config.kinds, on_error)
+
+
+def reading_of(found: Input, columns: Mapping[str, str] | None, zone: str | None, date_format: str | None) -> Reading:
+    """How the tables of an input are to be read: what is said here goes before what its `dataset.toml` says."""
+    config = found.config
+    return Reading(zone or config.zone, date_format or config.date_format, columns or {}, notes=[*found.notes])
 
 
 def dataset_from_frames(
@@ -134,42 +122,67 @@ def dataset_from_frames(
 
 
 def _dataset(reading: Reading, given: Given, rules: Kinds, on_error: OnError) -> Dataset:
-    dataset = _Tables(reading, given, rules).dataset(on_error)
+    share = read_share(reading, given, rules, lambda rejects: rejects.settle(on_error))
     pa.default_memory_pool().release_unused()
-    return dataset
+    notes = tuple(dict.fromkeys((*share.report.notes, *unknown_kinds(rules, share.kinds))))
+    return replace(share.dataset, report=replace(share.report, notes=notes))
 
 
-def _find_files(folder: Path) -> tuple[dict[str, tuple[TableFile, ...]], list[str]]:
-    """The files that are named like tables, and a note on others that might be some."""
-    endings = CSV_ENDINGS + PARQUET_ENDINGS
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    found: dict[str, tuple[TableFile, ...]] = {}
-    for table in TABLES:
-        mine = [name for name in names if name.lower() in {table + ending for ending in endings}]
-        if len(mine) > 1:
-            raise TableError(f"{folder}: {mine[0]} and {mine[1]} are both there. Keep one, or name it in dataset.toml.")
-        found[table] = tuple(TableFile(name) for name in mine)
-    if not found["touchpoints"] and not found["leads"]:
-        raise TableError(
-            f"{folder}: neither a touchpoints nor a leads table (.csv, .csv.gz or .parquet) is there; found "
-            f"{listed(names)}. Rename the files, or name them in a dataset.toml."
-        )
-    read = {spec.file for spec in chain(*found.values())}
-    other = [
-        n for n in names if n not in read and n.lower().endswith(endings) and ".quarantine." not in n and n != TRUTH
+@dataclass(frozen=True)
+class Share:
+    """Some leads of a dataset with all that is known of them, as `read_share` reads them."""
+
+    dataset: Dataset
+    report: ReadReport
+    kinds: frozenset[str]
+    """The kinds of touches that were there, and their channels."""
+
+
+def read_share(reading: Reading, given: Given, rules: Kinds, settle: Callable[[Rejects], dict[str, int]]) -> Share:
+    """Builds the dataset of whole leads: all rows of theirs, and of the ids linked with them, have to be given.
+
+    `settle` is told of the rows that cannot be taken. A lead is the same as in the dataset of all of them.
+    """
+    tables = _Tables(reading, given, rules)
+    dataset = tables.dataset(settle)
+    assert dataset.report is not None
+    return Share(dataset, dataset.report, frozenset(tables.kind_names))
+
+
+def merge_reports(reports: Sequence[ReadReport], kinds: Iterable[str], rules: Kinds) -> ReadReport:
+    """What the shares of a dataset are together; rows set aside are not counted here."""
+    notes = chain(*(report.notes for report in reports), unknown_kinds(rules, kinds))
+    return ReadReport(
+        rows=_total(report.rows for report in reports),
+        duplicates=sum(report.duplicates for report in reports),
+        automated=sum(report.automated for report in reports),
+        quarantined={},
+        notes=tuple(dict.fromkeys(notes)),
+        left_out=_total(report.left_out for report in reports),
+        early=_total(report.early for report in reports),
+        headings={name: heading for report in reports for name, heading in report.headings.items()},
+    )
+
+
+def unknown_kinds(rules: Kinds, names: Iterable[str]) -> list[str]:
+    """Notes on the kinds that a `dataset.toml` names and no touch has.
+
+    No error: the list to score today need not hold every kind that the past has.
+    """
+    found = frozenset(names)
+    return [
+        f"dataset.toml names the kind {name!r}, which no touch has; found {listed(sorted(found))}"
+        for name in (*rules.rename, *rules.outcomes, *rules.drop)
+        if name not in found
     ]
-    return found, [f"{folder}: not read, for no table is named so: {listed(other)}"] if other else []
 
 
-def _named(
-    table: str, specs: tuple[TableFile, ...], found: tuple[TableFile, ...], config: Path
-) -> tuple[TableFile, ...]:
-    """A table's files that are found by their names, with what a `dataset.toml` says of the table."""
-    if not specs:
-        return found
-    if not found:
-        raise TableError(f"{config}: {table}: no file is named like it. Name one with the key 'file'.")
-    return tuple(replace(spec, file=found[0].file) for spec in specs)
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for mine in counts:
+        for name, count in mine.items():
+            total[name] = total.get(name, 0) + count
+    return total
 
 
 @dataclass(frozen=True)
@@ -243,12 +256,13 @@ class _Tables:
             reading.notes.extend(source.notes)
         self.reading = reading
         self.rules = rules
+        self.kind_names: set[str] = set()
         self.counts = {table: sum(source.rows for _, source in given[table]) for table in TABLES if given[table]}
         # Leads go first, and so does what is wrong with them: without its lead a row of another table is lost too.
         order = sorted(TABLES, key=lambda table: table != "leads")
         self.parts = {table: _parts(table, given[table], reading) for table in order}
 
-    def dataset(self, on_error: OnError) -> Dataset:
+    def dataset(self, settle: Callable[[Rejects], dict[str, int]]) -> Dataset:
         """Checks everything, then settles what cannot be taken and builds the dataset."""
         leads, aliases = self._leads(), self._aliases()
         touches, kinds = self._touches()
@@ -264,7 +278,7 @@ class _Tables:
         touch_lead, seen = self._resolve(index, touches)
         outcomes = self._outcomes(index, ended)
         attributes = self._attributes(index, leads)
-        quarantined = self.reading.rejects.settle(on_error)
+        quarantined = settle(self.reading.rejects)
         headings = {name: heading for part in self.parts["leads"] for name, heading in _attribute_names(part).items()}
         for part in chain(*self.parts.values()):
             part.forget()
@@ -281,6 +295,8 @@ class _Tables:
         left_out, early = dict(self.reading.left_out), dict(+self.reading.early)
         report = ReadReport(self.counts, duplicates, once.automated, quarantined, notes, left_out, early, headings)
         ids = np.asarray(words.to_numpy(zero_copy_only=False), object)
+        # Arrow's own memory cannot be written, and compiled code is compiled anew for what cannot.
+        created = np.require(created, requirements="W")
         return Dataset(ids, created, index.merged_at(), history, attributes, outcomes, report)
 
     @property
@@ -373,13 +389,7 @@ class _Tables:
     def _apply_kinds(self, touches: _Rows, kinds: list[Kind]) -> tuple[_Rows, list[Kind], _Rows]:
         """Renames and leaves out kinds; returns the touches, their kinds, and those that are outcomes."""
         rules = self.rules
-        names = {name for kind in kinds for name in (kind.name, kind.channel)}
-        for name in (*rules.rename, *rules.outcomes, *rules.drop):
-            if name not in names:
-                # No error: the list to score today need not hold every kind that the past has.
-                self.reading.notes.append(
-                    f"dataset.toml names the kind {name!r}, which no touch has; found {listed(sorted(names))}"
-                )
+        self.kind_names = {name for kind in kinds for name in (kind.name, kind.channel)}
         dropped = np.array([_rule(kind, dict.fromkeys(rules.drop, "drop")) is not None for kind in kinds], np.bool_)
         ending = np.array([_rule(kind, rules.outcomes) or "" for kind in kinds], object)
         if not dropped.any() and not ending.any() and not rules.rename:
@@ -462,6 +472,10 @@ class _Tables:
             rows.reject(where, "lead_id", says)
         else:
             self._leave_out(rows, lost, "left out, of leads without a touch")
+        if "message" in rows.columns:
+            # A link makes what it passes on known at one time: which copy of a message came first is settled before.
+            passed_on = (since == -NEVER) | _comes_first(rows)[which]
+            lead, which, since = lead[passed_on], which[passed_on], since[passed_on]
         return lead, rows.take(which, known=np.maximum(rows["known"][which], since))
 
     def _leave_out(self, rows: _Rows, which: Ints | Bools, reason: str) -> None:
@@ -519,6 +533,20 @@ def _leads_of(touches: _Rows, links: Links) -> tuple[pa.Array, Ints]:
         for other, since in chain_of(name, links):
             created[other] = min(created.get(other, NEVER), max(since, created[name]))
     return pa.array(list(created), TEXT), np.array(list(created.values()), np.int64)
+
+
+def _comes_first(touches: _Rows) -> Bools:
+    """Whether each touch is the copy of its message that its own id knew first, as `History.build` tells it."""
+    first = np.ones(len(touches), np.bool_)
+    if not len(touches["message"].dictionary):
+        return first
+    lead, message = codes(touches["lead"]), np.asarray(touches["message"].indices.fill_null(-1))
+    value = np.where(np.isnan(touches["value"]), -np.inf, touches["value"])
+    order = np.lexsort((value, touches["kind"], touches["at"], touches["known"], message, lead))
+    order = order[message[order] >= 0]
+    again = (lead[order[1:]] == lead[order[:-1]]) & (message[order[1:]] == message[order[:-1]])
+    first[order[1:][again]] = False
+    return first
 
 
 def _history(leads: int, lead: Codes, rows: _Rows, kinds: Sequence[Kind]) -> History:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -46,6 +47,11 @@ def to_us(at: Time, zone: str = "UTC") -> int:
 def datetime_us(at: datetime) -> int:
     """Returns a datetime that carries a zone as microseconds."""
     return (at - _EPOCH) // _MICROSECOND
+
+
+def datetimes_us(instants: Iterable[datetime]) -> list[int]:
+    """Returns datetimes that carry a zone as microseconds."""
+    return [(at - _EPOCH) // _MICROSECOND for at in instants]
 
 
 def to_datetime(us: int) -> datetime:
