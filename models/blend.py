@@ -6,17 +6,20 @@ that could be measured, and costs more time at every score than the linear half 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
+from numba import njit
 
 from features.errors import ModelError
-from features.history import Floats, Matrix
+from features.history import Codes, Floats, Matrix
 from models.linear import Logistic
 from models.model import sigmoid
-from models.trees import LightGBM
+from models.settings import DEFAULT, ModelSettings
+from models.trees import Grow, LightGBM
 
 _STEPS = 50
 
@@ -35,9 +38,19 @@ class Blend:
     trees: LightGBM
 
     @classmethod
-    def fit(cls, matrix: Matrix, label: Floats) -> Self:
-        """Fits on (n, F) rows and (n,) labels from 0 to 1, neither all 0 nor all 1."""
-        blend = cls(Logistic.fit(matrix, label), LightGBM.fit(matrix, label))
+    def fit(
+        cls,
+        matrix: Matrix,
+        label: Floats,
+        settings: ModelSettings = DEFAULT,
+        grow: Grow = LightGBM.fit,
+        stand_in: Codes | None = None,
+    ) -> Self:
+        """Fits on (n, F) rows and (n,) labels from 0 to 1, neither all 0 nor all 1.
+
+        `grow` makes the trees; `stand_in` is as for `Logistic.fit`.
+        """
+        blend = cls(Logistic.fit(matrix, label, settings, stand_in), grow(matrix, label, settings))
         shift = _shift(blend._logits(matrix), float(label.mean()))
         return replace(blend, logistic=replace(blend.logistic, intercept=blend.logistic.intercept + 2 * shift))
 
@@ -59,9 +72,7 @@ class Blend:
         return cls(logistic, trees)
 
     def _logits(self, matrix: Matrix) -> Floats:
-        probability = self.trees.predict(matrix)
-        logits: Floats = (self.logistic.logits(matrix) + np.log(probability / (1 - probability))) / 2
-        return logits
+        return _middle(self.logistic.logits(matrix), self.trees.predict(matrix))
 
 
 def _shift(logits: Floats, mean: float) -> float:
@@ -74,3 +85,12 @@ def _shift(logits: Floats, mean: float) -> float:
         if abs(step) < 1e-12:
             break
     return shift
+
+
+@njit(cache=True, nogil=True)
+def _middle(logits: Floats, probability: Floats) -> Floats:
+    """The mean of (n,) log-odds and those of (n,) probabilities."""
+    out = np.empty(len(logits))
+    for row in range(len(logits)):
+        out[row] = (logits[row] + math.log(probability[row] / (1 - probability[row]))) / 2
+    return out

@@ -4,11 +4,12 @@
     card.json       what the model is and how it came to be
     features.json   the declared features with their vocabulary
     model.*         the model itself
+    calibration.json  a curve over its probabilities, if the past proved one better
     golden.json     made-up leads and their probabilities, scored again at every load
     tiers.json      the tier policy: beside the model, may be replaced without changing its digest
 
-Loading trusts nothing: every byte is checked, a LightGBM text is first parsed in a child process (a damaged one kills
-the process that parses it), and the golden leads must come out as they did when the model was saved.
+Loading trusts nothing: every byte is checked, a tree has to hold together, and the golden leads must come out as they
+did when the model was saved.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,12 +31,13 @@ from features.feature import FeatureSet, Reading
 from features.history import Cohort, Floats
 from features.records import LONGEST, AttributeFact, LeadRecord, Touchpoint, Value, dataset_of
 from features.times import to_datetime, to_us
+from models.calibration import calibrated, curve_from_files
 from models.candidates import MODELS
 from models.scorer import Card, Scorer
 from models.tiers import Tiers
 
-SUMS = "SHA256SUMS"
-_CARD, _FEATURES, _GOLDEN, _TIERS = "card.json", "features.json", "golden.json", "tiers.json"
+SUMS, GOLDEN = "SHA256SUMS", "golden.json"
+_CARD, _FEATURES, _TIERS = "card.json", "features.json", "tiers.json"
 _TOLERANCE = 1e-9
 """How far a golden probability may be off: another machine's exp and log may differ in the last bit."""
 
@@ -55,7 +58,7 @@ def save_bundle(scorer: Scorer, folder: Path) -> Path:
         _CARD: _json(scorer.card),
         _FEATURES: scorer.features.to_json(),
         **scorer.model.to_files(),
-        _GOLDEN: _json(_golden(scorer)),
+        GOLDEN: _json(_golden(scorer)),
         _TIERS: scorer.tiers.to_json(),
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,7 @@ def load_bundle(folder: str | os.PathLike[str]) -> Scorer:
     files = _checked_files(path)
     try:
         card = msgspec.json.decode(files[_CARD], type=Card)
-        golden = msgspec.json.decode(files[_GOLDEN], type=tuple[Golden, ...])
+        golden = msgspec.json.decode(files[GOLDEN], type=tuple[Golden, ...])
     except (msgspec.DecodeError, RecursionError) as problem:
         raise ModelError(f"{path}: not a bundle of this version of Touchstone: {problem}.") from None
     if card.model not in MODELS:
@@ -88,7 +91,9 @@ def load_bundle(folder: str | os.PathLike[str]) -> Scorer:
         )
     try:
         features = FeatureSet.from_json(files[_FEATURES])
-        scorer = Scorer(features, MODELS[card.model].from_files(files), card, Tiers.from_json(files[_TIERS]))
+        model = calibrated(MODELS[card.model].from_files(files), curve_from_files(files))
+        digest = _digest({name: _sum(text.encode()) for name, text in files.items()})
+        scorer = Scorer(features, model, card, Tiers.from_json(files[_TIERS]), digest)
         _replay(scorer, golden)
     except TouchstoneError as problem:
         raise ModelError(f"{path}: {problem}") from None
@@ -97,7 +102,25 @@ def load_bundle(folder: str | os.PathLike[str]) -> Scorer:
 
 def bundle_digest(folder: Path) -> str:
     """The SHA-256 of everything in a bundle but its tier policy: what the model is, in one word."""
-    return _sum("".join(f"{s} {n}\n" for n, s in sorted(_read_sums(folder).items()) if n != _TIERS).encode())
+    return _digest(_read_sums(folder))
+
+
+def pack_bundle(folder: Path) -> bytes:
+    """Puts a whole bundle, every byte of which is checked, into one piece; raises ModelError if it is damaged."""
+    return zlib.compress(msgspec.json.encode(_checked_files(folder)))
+
+
+def unpack_bundle(packed: bytes, folder: Path) -> None:
+    """Writes a bundle that was packed into a folder that is there and empty. Raises ModelError if it is none."""
+    try:
+        files = msgspec.json.decode(zlib.decompress(packed), type=dict[str, str])
+    except (zlib.error, msgspec.DecodeError) as problem:
+        raise ModelError(f"what was packed is no bundle: {problem}.") from None
+    sums = {name: _sum(text.encode()) for name, text in files.items()}
+    for name, text in {**files, SUMS: _sums_text(sums)}.items():
+        if name != Path(name).name:
+            raise ModelError(f"what was packed is no bundle: it holds {name[:80]!r}.")
+        _write(folder / name, text)
 
 
 def replace_tiers(folder: Path, tiers: Tiers) -> None:
@@ -149,10 +172,14 @@ def _read_sums(folder: Path) -> dict[str, str]:
         sums[name] = digest
     if text != _sums_text(sums):
         raise ModelError(f"{folder}: {SUMS} is not as it was saved. Copy the folder again.")
-    missing = {_CARD, _FEATURES, _GOLDEN, _TIERS} - set(sums)
+    missing = {_CARD, _FEATURES, GOLDEN, _TIERS} - set(sums)
     if missing:
         raise ModelError(f"{folder}: {SUMS} does not name {', '.join(sorted(missing))}. Copy the folder again.")
     return sums
+
+
+def _digest(sums: Mapping[str, str]) -> str:
+    return _sum("".join(f"{s} {n}\n" for n, s in sorted(sums.items()) if n != _TIERS).encode())
 
 
 def _sums_text(sums: Mapping[str, str]) -> str:

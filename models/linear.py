@@ -5,25 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numba import njit
 
 from features.errors import ModelError
-from features.history import Bools, Floats, Ints, Matrix
+from features.history import Bools, Codes, Floats, Ints, Matrix
 from models.model import Parts, check_width, sigmoid, to_json
+from models.settings import DEFAULT, ModelSettings
 
 _LIMIT = 5.0
 """Standard deviations beyond which a value counts as that far: a linear model must not run away on an outlier."""
 _LARGEST = float(np.finfo(np.float32).max)
 """What infinity counts as: a value that float32 could not hold must not make every prediction NaN."""
-_PENALTY = 100.0
-"""Of half the squared weights (scikit-learn's C = 0.01): strong, for the columns are many and say much the same."""
 _PRIOR = 5.0
-"""The same for a curve: it counts as much as some five purchases, and nothing beside hundreds."""
+"""Of half the squared slope of a curve: it counts as much as some five purchases, and nothing beside hundreds."""
 _CHUNK = 4_096
 """Rows whose products stay in the processor's cache."""
+_NEVER = 4.0
+"""How many times a lead's age counts as the days since a touch that never came: what came on the first day is another
+thing than what never came."""
 _STEPS = 100
 _PRECISE = 1e-6
 """How much less the log loss of all rows together may become by one more step for the fit to be done."""
@@ -33,7 +35,8 @@ _PRECISE = 1e-6
 class Logistic:
     """Penalised logistic regression on sign(x) log(1 + |x|), standardised; a missing value has a weight of its own.
 
-    A label between 0 and 1 counts as that share of a purchase.
+    Where another column stands in for it, four times that one counts instead: days since a touch that never came tell
+    of a young lead otherwise than of an old one. A label between 0 and 1 counts as that share of a purchase.
 
     >>> rows = np.array([[0], [1], [5], [9]], np.float32)
     >>> model = Logistic.fit(rows, np.array([0.0, 0.0, 1.0, 1.0]))
@@ -52,17 +55,28 @@ class Logistic:
     missing: Floats
     """(F,) what a missing value adds to the logit."""
     intercept: float
+    stand_in: Codes
+    """(F,) the column that stands in for a missing value; -1 for none."""
 
     @classmethod
-    def fit(cls, matrix: Matrix, label: Floats) -> Self:
-        """Fits on (n, F) rows and (n,) labels from 0 to 1, neither all 0 nor all 1."""
-        squeezed = _squeeze(matrix)
+    def fit(
+        cls, matrix: Matrix, label: Floats, settings: ModelSettings = DEFAULT, stand_in: Codes | None = None
+    ) -> Self:
+        """Fits on (n, F) rows and (n,) labels from 0 to 1, neither all 0 nor all 1.
+
+        `stand_in` (F,) names the column that stands in for a missing value, -1 for none; of a column without any value
+        there is nothing to learn.
+        """
+        if stand_in is None:
+            stand_in = np.full(matrix.shape[1], -1, np.int32)
+        stand_in = np.where(_empty(matrix), np.int32(-1), stand_in)
+        squeezed = _squeeze(_filled(matrix, stand_in))
         mean, scale, gap = _spread(squeezed)
         used, gaps = np.flatnonzero(scale > 0), np.flatnonzero(gap)
-        *weights, intercept = _fit(_design(squeezed, mean, scale, used, gaps), label, _PENALTY).tolist()
+        *weights, intercept = _fit(_design(squeezed, mean, scale, used, gaps), label, settings.penalty).tolist()
         weight, missing = np.zeros(len(mean)), np.zeros(len(mean))
         weight[used], missing[gaps] = weights[: len(used)], weights[len(used) :]
-        return cls(mean, scale, weight, missing, intercept)
+        return cls(mean, scale, weight, missing, intercept, stand_in)
 
     def predict(self, matrix: Matrix) -> Floats:
         """Returns (n,) probabilities."""
@@ -71,7 +85,12 @@ class Logistic:
     def logits(self, matrix: Matrix) -> Floats:
         """Returns (n,) log-odds."""
         check_width(matrix, len(self.weight))
-        return _logits(matrix, self.mean, self.scale, self.weight, self.missing, self.intercept)
+        return _logits(matrix, self.mean, self.scale, self.weight, self.missing, self.intercept, self.stand_in)
+
+    def terms(self, matrix: Matrix) -> Floats:
+        """Returns (n, F) what each column adds to the log-odds; with the intercept they add up to them."""
+        check_width(matrix, len(self.weight))
+        return _terms(matrix, self.mean, self.scale, self.weight, self.missing, self.stand_in)
 
     def to_files(self) -> dict[str, str]:
         """Writes the coefficients as JSON."""
@@ -82,9 +101,14 @@ class Logistic:
         """Reads what `to_files` wrote."""
         parts = Parts(files)
         mean, scale, weight, missing = (parts.array(name) for name in ("mean", "scale", "weight", "missing"))
-        if not len(mean) == len(scale) == len(weight) == len(missing):
-            raise ModelError("model.json: mean, scale, weight and missing differ in length.")
-        return cls(mean, scale, weight, missing, parts.number("intercept"))
+        # Models that were saved before any column could have none.
+        stand_in = parts.array("stand_in") if "stand_in" in parts else np.full(len(mean), -1.0)
+        if not len(mean) == len(scale) == len(weight) == len(missing) == len(stand_in):
+            raise ModelError("model.json: mean, scale, weight, missing and stand_in differ in length.")
+        columns = stand_in.astype(np.int32)
+        if not ((columns == stand_in) & (columns >= -1) & (columns < len(mean))).all():
+            raise ModelError(f"model.json: stand_in names columns, of which there are {len(mean)}, or -1.")
+        return cls(mean, scale, weight, missing, parts.number("intercept"), columns)
 
 
 def fit_curve(score: Floats, label: Floats) -> tuple[float, float]:
@@ -103,6 +127,15 @@ def _fit(design: Matrix, label: Floats, penalty: float) -> Floats:
 
     The last column, of ones, is not penalised. Labels may be any number from 0 to 1.
     """
+    from threadpoolctl import threadpool_limits
+
+    # Products this small gain nothing from several threads, which on a busy machine wait for each other many times as
+    # long; and one gives the same bits on every number of cores.
+    with threadpool_limits(1, "blas"):
+        return _newton(design, label, penalty)
+
+
+def _newton(design: Matrix, label: Floats, penalty: float) -> Floats:
     ridge = np.full(design.shape[1], penalty, np.float64)
     ridge[-1] = 0.0
     weight = np.zeros(design.shape[1])
@@ -138,6 +171,34 @@ def _log_loss(design: Matrix, label: Floats, weight: Floats, ridge: Floats) -> t
         rows *= np.sqrt(p * (1 - p))[:, None]
         curvature += rows.T @ rows
     return loss, gradient, curvature
+
+
+@njit(cache=True, nogil=True)
+def _empty(matrix: Matrix) -> Bools:
+    """Returns (F,) whether a column holds no value."""
+    out = np.ones(matrix.shape[1], np.bool_)
+    for row in range(matrix.shape[0]):
+        for column in range(matrix.shape[1]):
+            if matrix[row, column] == matrix[row, column]:
+                out[column] = False
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _filled(matrix: Matrix, stand_in: Codes) -> Matrix:
+    """Returns every number, or what stands in for it."""
+    out = np.empty_like(matrix)
+    for row in range(matrix.shape[0]):
+        for column in range(matrix.shape[1]):
+            out[row, column] = _value(matrix, row, column, stand_in[column])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _value(matrix: Matrix, row: int, column: int, stand_in: int) -> Any:
+    """A number, or what stands in for it, in 32 bits."""
+    x = matrix[row, column]
+    return np.float32(_NEVER) * matrix[row, stand_in] if x != x and stand_in >= 0 else x
 
 
 @njit(cache=True, nogil=True)
@@ -184,17 +245,36 @@ def _design(squeezed: Matrix, mean: Floats, scale: Floats, used: Ints, gaps: Int
 
 
 @njit(cache=True, nogil=True)
-def _logits(matrix: Matrix, mean: Floats, scale: Floats, weight: Floats, missing: Floats, intercept: float) -> Floats:
+def _logits(
+    matrix: Matrix, mean: Floats, scale: Floats, weight: Floats, missing: Floats, intercept: float, stand_in: Codes
+) -> Floats:
     """Adds up each row in the order of its columns, so that a row alone gives the same bits as in a batch."""
     out = np.empty(len(matrix))
     for row in range(len(matrix)):
         logit = intercept
         for column in range(len(mean)):
-            x = float(matrix[row, column])
-            if math.isnan(x):
-                logit += missing[column]
-            elif scale[column] > 0:
-                squeezed = math.copysign(math.log1p(abs(x)), x)
-                logit += weight[column] * min(max((squeezed - mean[column]) / scale[column], -_LIMIT), _LIMIT)
+            x = _value(matrix, row, column, stand_in[column])
+            logit += _term(x, mean[column], scale[column], weight[column], missing[column])
         out[row] = logit
     return out
+
+
+@njit(cache=True, nogil=True)
+def _terms(matrix: Matrix, mean: Floats, scale: Floats, weight: Floats, missing: Floats, stand_in: Codes) -> Floats:
+    """What `_logits` adds up."""
+    out = np.empty(matrix.shape)
+    for row in range(len(matrix)):
+        for column in range(len(mean)):
+            x = _value(matrix, row, column, stand_in[column])
+            out[row, column] = _term(x, mean[column], scale[column], weight[column], missing[column])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _term(x: float, mean: float, scale: float, weight: float, missing: float) -> float:
+    if math.isnan(x):
+        return missing
+    if scale > 0:
+        squeezed = math.copysign(math.log1p(abs(x)), x)
+        return weight * min(max((squeezed - mean) / scale, -_LIMIT), _LIMIT)
+    return 0.0

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
+from numba import njit
 
 from features.errors import ModelError
 from features.feature import FeatureSet
 from features.history import Dataset, Floats, Matrix
+
+if TYPE_CHECKING:
+    from models.trees import Grow
 
 
 class Model(Protocol):
@@ -41,6 +46,32 @@ class Model(Protocol):
         ...
 
 
+class Evidence(NamedTuple):
+    """What stands behind the rows of a fit, which are of fewer leads.
+
+    >>> Evidence(rows_a_lead=5.7, buyers=181).buyers
+    181
+    """
+
+    rows_a_lead: float
+    """How many rows a lead has on average."""
+    buyers: int
+    """How many leads are known to have bought in time."""
+
+
+Fit: TypeAlias = Callable[[Matrix, Floats, Evidence], Model]
+"""From (n, F) rows, (n,) labels, 1 for those that bought and 0 for the others, and what stands behind them."""
+
+
+def plainly(fit: Callable[[Matrix, Floats], Model]) -> Fit:
+    """Takes a fit for which it is all one what stands behind its rows."""
+
+    def fitted(matrix: Matrix, label: Floats, evidence: Evidence) -> Model:
+        return fit(matrix, label)
+
+    return fitted
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a candidate makes of what is known: the features it wants, and how it fits on their rows.
@@ -52,10 +83,17 @@ class Recipe:
     """
 
     features: FeatureSet
-    fit: Callable[[Matrix, Floats], Model]
-    """From (n, F) rows and (n,) labels: 1 for those that bought, 0 for the others."""
+    fit: Fit
     completes: bool = False
     """Whether it learns from windows that are not over too: their labels are probabilities, between 0 and 1."""
+    unlearned: Callable[[float], Model] | None = None
+    """The model for a rate of purchases, where nothing but that can be learned; None: it needs more."""
+    growing: Callable[[Grow], Fit] | None = None
+    """The same fit with its trees grown in another way, on a cluster for instance; None: it has no trees."""
+
+    def grown(self, grow: Grow) -> Recipe:
+        """Returns the recipe with its trees, if it has any, grown in another way."""
+        return self if self.growing is None else replace(self, fit=self.growing(grow))
 
 
 @dataclass(frozen=True)
@@ -104,6 +142,9 @@ class Parts:
             raise ModelError(f"{name} cannot be read: {problem!r}.") from None
         self._name = name
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts
+
     def array(self, name: str) -> Floats:
         """A vector of numbers, null as NaN."""
         array = _vector(self._get(name))
@@ -151,13 +192,21 @@ def _vector(entries: Any) -> Floats | None:
     return None if np.isinf(array).any() else array
 
 
+@njit(cache=True, nogil=True)
 def sigmoid(logit: Floats) -> Floats:
-    """Returns 1 / (1 + exp(-logit)), without overflow."""
-    small = np.exp(-np.abs(logit))
-    return np.asarray(np.where(logit >= 0, 1.0, small) / (1.0 + small), np.float64)
+    """Returns (n,) 1 / (1 + exp(-logit)), without overflow."""
+    out = np.empty(len(logit))
+    for row in range(len(logit)):
+        small = math.exp(-abs(logit[row]))
+        out[row] = (1.0 if logit[row] >= 0 else small) / (1.0 + small)
+    return out
 
 
+@njit(cache=True, nogil=True)
 def logit(probability: Floats) -> Floats:
-    """Returns log-odds; probabilities of 0 and 1 count as a millionth of a millionth away from them."""
-    sure = np.clip(probability, 1e-12, 1 - 1e-12)
-    return np.asarray(np.log(sure) - np.log1p(-sure), np.float64)
+    """Returns (n,) log-odds; probabilities of 0 and 1 count as a millionth of a millionth away from them."""
+    out = np.empty(len(probability))
+    for row in range(len(probability)):
+        sure = min(max(probability[row], 1e-12), 1 - 1e-12)
+        out[row] = math.log(sure) - math.log1p(-sure)
+    return out

@@ -6,26 +6,19 @@ is said of a lead is thereby true of the model, and on the ground of histories a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from features.feature import FeatureSet, Without
-from features.history import Codes, Cohort, Dataset, Floats, Ints, Kind, Matrix
+from features.history import Codes, Cohort, Dataset, Floats, Ints
 from features.times import US_PER_DAY
-from features.words import number_word
 from models.model import logit
+from models.words import cell_word, counted, percents, plain
 
 _RECENT = 30 * US_PER_DAY
-_CHUNK = 16_384
-_COUNTABLE = frozenset({
-    "ad", "brochure", "call", "chat", "click", "coupon", "demo", "download", "email", "event", "fair", "form", "lesson",
-    "letter", "mailing", "meeting", "offer", "open", "page", "proposal", "referral", "reply", "seminar", "training",
-    "view", "visit", "webinar",
-})  # fmt: skip
-"""What can be counted by adding an s."""
 
 
 class Reason(NamedTuple):
@@ -57,33 +50,32 @@ class _Parts(NamedTuple):
 
 def find_reasons(
     features: FeatureSet,
-    predict: Callable[[Matrix], Floats],
+    predict: Callable[[Cohort, Without], Floats],
     dataset: Dataset,
     cohort: Cohort,
     probability: Floats,
     count: int,
+    values: bool = True,
 ) -> list[tuple[Reason, ...]]:
     """Returns, for each row of a cohort, up to `count` reasons, the one that moves the log-odds most first.
 
-    `probability` (n,) is what is to be explained. What changes nothing is no reason.
+    `probability` (n,) is what is to be explained, and `predict` gives it for other rows of the dataset, less what each
+    is without. What changes nothing is no reason. Without `values` an attribute is named, and what it is of the lead is
+    not told.
     """
     parts = _parts(features, dataset, cohort)
-    without = np.empty(len(parts.row))
-    buffer = np.empty((min(_CHUNK, len(parts.row)), len(features.names)), np.float32)
-    for begin in range(0, len(parts.row), _CHUNK):
-        here = slice(begin, begin + _CHUNK)
-        rows = cohort[parts.row[here]]
-        left_out = Without(parts.kind[here], parts.attribute[here])
-        without[here] = predict(features.compute(dataset, rows, buffer[: len(rows)], left_out))
+    without = predict(cohort[parts.row], Without(parts.kind, parts.attribute))
     moved = np.abs(logit(probability[parts.row]) - logit(without))
     order = np.lexsort((np.arange(len(moved)), -moved, parts.row))
     place = np.arange(len(order)) - np.searchsorted(parts.row[order], parts.row[order])
     reasons: list[list[Reason]] = [[] for _ in range(len(cohort))]
-    for k in order[(place < count) & (moved[order] > 0)].tolist():
-        row = int(parts.row[k])
-        now, then = float(probability[row]), float(without[k])
-        says = f"{_says(dataset, parts, k)}: {' with, '.join(_percents(now, then))} without"
-        reasons[row].append(Reason(says, now - then, then))
+    told = order[(place < count) & (moved[order] > 0)]
+    chosen = _Parts._make(column[told] for column in parts)
+    texts = _texts(dataset, chosen, values)
+    moves = zip(chosen.row.tolist(), texts, probability[chosen.row].tolist(), without[told].tolist(), strict=True)
+    for row, what, now, then in moves:
+        with_it, without_it = percents(now, then)
+        reasons[row].append(Reason(f"{what}: {with_it} with, {without_it} without", now - then, then))
     return [tuple(mine) for mine in reasons]
 
 
@@ -110,56 +102,22 @@ def _parts(features: FeatureSet, dataset: Dataset, cohort: Cohort) -> _Parts:
     )
 
 
-def _says(dataset: Dataset, parts: _Parts, k: int) -> str:
-    if parts.kind[k] < 0:
-        column, cell = int(parts.attribute[k]), float(parts.value[k])
-        words = dataset.attributes.words[column]
-        value = number_word(cell) if words is None else words[int(cell)]
-        return f"{_plain(dataset.attributes.names[column])} {value}"
-    count, recent = int(parts.touches[k]), int(parts.recent[k])
-    what = _counted(count, dataset.history.kinds[parts.kind[k]])
-    if recent == count:
-        return f"{what} in the last 30 days"
-    if recent:
-        return f"{what}, {recent:,} of them in the last 30 days"
-    days = int(parts.last[k]) // US_PER_DAY
-    return f"{what}, {'the last ' if count > 1 else ''}{days:,} days ago"
-
-
-def _counted(count: int, kind: Kind) -> str:
-    """So many touches of a kind; what has no plural that is known keeps its name.
-
-    >>> _counted(1, Kind("demo")), _counted(2, Kind("email", "click")), _counted(3, Kind("web"))
-    ('1 demo', '2 email clicks', '3 x web')
-    """
-    what = _plain(kind.name)
-    last = what.rpartition(" ")[2]
-    if count == 1:
-        return f"1 {what}"
-    if last in _COUNTABLE:
-        return f"{count:,} {what.removesuffix('y')}ies" if last.endswith("y") else f"{count:,} {what}s"
-    return f"{count:,} x {what}"
-
-
-def _plain(word: str) -> str:
-    return word.replace("_", " ")
-
-
-def _percents(*shares: float) -> Sequence[str]:
-    """Shares in percent, with as many digits as it takes to tell them apart.
-
-    >>> _percents(0.312, 0.13), _percents(0.3121, 0.3119), _percents(0.0042, 0.0011)
-    (['31 %', '13 %'], ['31.21 %', '31.19 %'], ['0.4 %', '0.1 %'])
-    """
-    digits = 0
-    while digits < 6:
-        told = [f"{100 * share:.{digits}f}" for share in shares]
-        if len(set(told)) == len(told) and all(
-            float(text) > 0 or share <= 0 for text, share in zip(told, shares, strict=True)
-        ):
-            break
-        digits += 1
-    return [f"{text} %" for text in told]
+def _texts(dataset: Dataset, parts: _Parts, values: bool) -> Iterator[str]:
+    """What each part is, in words."""
+    attributes, kinds = dataset.attributes, dataset.history.kinds
+    columns = (parts.kind, parts.attribute, parts.touches, parts.recent, parts.last, parts.value)
+    for kind, column, count, recent, last, cell in zip(*(each.tolist() for each in columns), strict=True):
+        if kind < 0:
+            name = plain(attributes.names[column])
+            yield f"{name} {cell_word(attributes, column, cell)}" if values else name
+            continue
+        what = counted(count, kinds[kind])
+        if recent == count:
+            yield f"{what} in the last 30 days"
+        elif recent:
+            yield f"{what}, {recent:,} of them in the last 30 days"
+        else:
+            yield f"{what}, {'the last ' if count > 1 else ''}{last // US_PER_DAY:,} days ago"
 
 
 @njit(cache=True, nogil=True)

@@ -25,7 +25,7 @@ from features.feature import FeatureSet, Reading, Vocabulary
 from features.history import Dataset, Floats, Ints, Kind, Matrix
 from features.words import attribute_word, kind_word
 from models.linear import fit_curve
-from models.model import Parts, Recipe, sigmoid, to_json
+from models.model import Parts, Recipe, plainly, sigmoid, to_json
 
 DEFAULT_POINTS: tuple[tuple[str, float], ...] = (
     ("unsubscribe|complaint|spam", -25),
@@ -166,15 +166,19 @@ class Rules:
         weight = [points[name] for name in kinds] + [rule.points for rule in table.attributes]
         at_least = [np.nan] * len(kinds) + [np.nan if r.at_least is None else r.at_least for r in table.attributes]
         rules = cls(np.array(column, np.int64), np.array(weight), np.array(at_least), table.silence_per_week, 0.0, 1.0)
-        return Recipe(features, rules.fit)
+        return Recipe(features, plainly(rules.fit), unlearned=rules.unlearned)
 
     def fit(self, matrix: Matrix, label: Floats) -> Rules:
         """Finds the curve from (n, F) rows and (n,) labels."""
         intercept, slope = fit_curve(self.points(matrix), label)
         if slope <= 0:
-            # So few purchases that by chance they speak against the points: the order stays that of the points.
-            intercept, slope = math.log(label.mean() / (1 - label.mean())), _FLAT
+            # So few purchases that by chance they speak against the points.
+            return self.unlearned(float(label.mean()))
         return replace(self, intercept=intercept, slope=slope)
+
+    def unlearned(self, rate: float) -> Rules:
+        """The curve where nothing tells what points are worth: a rate for all, in the order of the points."""
+        return replace(self, intercept=math.log(rate / (1 - rate)), slope=_FLAT)
 
     def points(self, matrix: Matrix) -> Floats:
         """Returns the (n,) points of (n, F) rows."""

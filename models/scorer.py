@@ -10,12 +10,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
+from numba import njit
 
 from features.errors import ModelError
-from features.feature import FeatureSet
+from features.feature import FeatureSet, Without
 from features.history import Cohort, Dataset, Floats, Ints
 from models.model import Model, logit, sigmoid
 from models.reasons import Reason, find_reasons
+from models.sides import Sides, with_each_side
 from models.tiers import TIERS, Tiers
 
 Spread: TypeAlias = tuple[tuple[float, float], ...]
@@ -50,6 +52,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The probabilities that 1 %, 2 %, ... 100 % of the leads open at training time do not exceed."""
     spread: Spread = ()
     """What 90 % intervals follow from; without it there are none."""
+    shift: float = 0.0
+    """The standard deviation of the part of that error that moves all log-odds alike."""
     backtest: dict[str, Any] = {}
     """What the backtest found, by measure."""
 
@@ -72,6 +76,8 @@ class Scores:
     """(n,) lower and (n,) upper end of what the true probability lies in nine times out of ten; None if not known."""
     reasons: Sequence[tuple[Reason, ...]] | None = None
     """(n,) what moves each score most; None if not asked for."""
+    sides: Sides | None = None
+    """What each score would be with its attributes, or its touches, alone; None if not asked for."""
 
     def __len__(self) -> int:
         return len(self.probability)
@@ -91,18 +97,21 @@ class Scorer:
     >>> from models.linear import Logistic
     >>> features = FeatureSet.fit((Age(),), example())
     >>> none = np.zeros(1)
-    >>> even = Logistic(mean=none, scale=none, weight=none, missing=none, intercept=0.0)
+    >>> stand_in = np.array([-1], np.int32)
+    >>> even = Logistic(mean=none, scale=none, weight=none, missing=none, intercept=0.0, stand_in=stand_in)
     >>> card = Card(version="1", model="logistic", horizon_days=90, known_until="2026-02-01T00:00:00Z",
     ...             features=features.fingerprint, dataset=example().digest, percentiles=(0.5,) * 100)
     >>> scorer = Scorer(features, even, card, Tiers(version="2026-02-01", warm=0.1, hot=0.3))
     >>> scorer.score(example(), Cohort.at([0], "2026-02-01"))
-    Scores(probability=array([0.5]), score=array([100]), tier=array([2]), interval=None, reasons=None)
+    Scores(probability=array([0.5]), score=array([100]), tier=array([2]), interval=None, reasons=None, sides=None)
     """
 
     features: FeatureSet
     model: Model
     card: Card
     tiers: Tiers
+    digest: str = ""
+    """That of the bundle it was loaded from, whatever the tiers beside it; empty if it was loaded from none."""
 
     def __post_init__(self) -> None:
         if self.features.fingerprint != self.card.features:
@@ -114,47 +123,83 @@ class Scorer:
     def _percentiles(self) -> Floats:
         return np.array(self.card.percentiles)
 
-    def predict(self, dataset: Dataset, cohort: Cohort, threads: int = 1) -> Floats:
-        """Returns the (n,) probabilities of a purchase in [as_of, as_of + horizon)."""
-        out = np.empty(len(cohort))
+    def predict(self, dataset: Dataset, cohort: Cohort, threads: int = 1, without: Without | None = None) -> Floats:
+        """Returns the (n,) probabilities of a purchase in [as_of, as_of + horizon); less what `without` says."""
         if len(cohort) <= _CHUNK:
-            out[:] = self.model.predict(self.features.compute(dataset, cohort))
-            return out
+            return self.model.predict(self.features.compute(dataset, cohort, without=without))
+        out = np.empty(len(cohort))
         parts = np.array_split(np.arange(len(cohort)), max(1, threads))
 
         def work(rows: Ints) -> None:
             buffer = np.empty((_CHUNK, len(self.features.names)), np.float32)
             for begin in range(int(rows[0]), int(rows[-1]) + 1, _CHUNK):
                 part = slice(begin, min(begin + _CHUNK, int(rows[-1]) + 1))
-                matrix = self.features.compute(dataset, cohort[part], out=buffer[: part.stop - part.start])
+                less = None if without is None else Without(without.kind[part], without.attribute[part])
+                matrix = self.features.compute(dataset, cohort[part], buffer[: part.stop - part.start], less)
                 out[part] = self.model.predict(matrix)
 
         with ThreadPoolExecutor(max(1, threads)) as pool:
             list(pool.map(work, parts))
         return out
 
-    def score(self, dataset: Dataset, cohort: Cohort, reasons: int = 0, threads: int = 1) -> Scores:
-        """Scores a cohort, with up to so many reasons a lead; nothing known at or after its as_of is seen."""
-        probability = self.predict(dataset, cohort, threads)
-        score = np.searchsorted(self._percentiles, probability, side="right")
+    def score(
+        self, dataset: Dataset, cohort: Cohort, reasons: int = 0, threads: int = 1, *, sides: bool = False
+    ) -> Scores:
+        """Scores a cohort, with up to so many reasons a lead; nothing known at or after its as_of is seen.
+
+        `sides` tells too what each score would be with the lead's attributes, or its touches, alone.
+        """
+        apart = None
+        if sides:
+            rows, without = with_each_side(cohort)
+            probability, *alone = self.predict(dataset, rows, threads, without).reshape(3, -1)
+            apart = Sides(*alone)
+        else:
+            probability = self.predict(dataset, cohort, threads)
+        score = self._percentiles.searchsorted(probability, side="right")
         why = None
         if reasons:
-            why = find_reasons(self.features, self.model.predict, dataset, cohort, probability, reasons)
-        return Scores(probability, score, self.tiers.of(probability), self.interval(probability), why)
+            why = self.reasons(dataset, cohort, probability, reasons, threads)
+        return Scores(probability, score, self.tiers.of(probability), self.interval(probability), why, apart)
+
+    def reasons(
+        self,
+        dataset: Dataset,
+        cohort: Cohort,
+        probability: Floats,
+        count: int,
+        threads: int = 1,
+        *,
+        values: bool = True,
+    ) -> list[tuple[Reason, ...]]:
+        """Returns up to `count` reasons for each of the (n,) probabilities of a cohort, the strongest first.
+
+        Without `values` an attribute is named, and what it is of the lead is not told.
+        """
+
+        def predict(rows: Cohort, without: Without) -> Floats:
+            return self.predict(dataset, rows, threads, without)
+
+        return find_reasons(self.features, predict, dataset, cohort, probability, count, values)
 
     def interval(self, probability: Floats) -> tuple[Floats, Floats] | None:
         """Returns the (n,) lower and upper ends of 90 % intervals; None if the model does not know them."""
         if not self.card.spread:
             return None
-        level, deviation = self._spread
-        middle = logit(probability)
-        reach = _Z90 * np.interp(middle, level, deviation)
-        return np.minimum(sigmoid(middle - reach), probability), np.maximum(sigmoid(middle + reach), probability)
+        return ends(probability, *self._spread)
 
     @cached_property
     def _spread(self) -> tuple[Floats, Floats]:
-        level, deviation = np.array(self.card.spread).T
+        level, deviation = np.ascontiguousarray(np.array(self.card.spread).T)
         return level, deviation
+
+
+@njit(cache=True, nogil=True)
+def ends(probability: Floats, level: Floats, deviation: Floats) -> tuple[Floats, Floats]:
+    """The ends of the intervals around (n,) probabilities, whose log-odds are off by so much at some levels."""
+    middle = logit(probability)
+    reach = _Z90 * np.interp(middle, level, deviation)
+    return np.minimum(sigmoid(middle - reach), probability), np.maximum(sigmoid(middle + reach), probability)
 
 
 def scored_list(scorer: Scorer, dataset: Dataset, cohort: Cohort, scores: Scores) -> dict[str, Sequence[Any]]:

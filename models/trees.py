@@ -1,21 +1,18 @@
-"""Gradient-boosted trees: fitted by LightGBM, served through its C library alone (`models.booster`)."""
+"""Gradient-boosted trees: fitted by LightGBM, served without it (`models.booster`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
 
 from features.errors import ModelError
 from features.history import Floats, Matrix
-from models.booster import Booster, check_in_child
+from models.booster import Booster
+from models.settings import DEFAULT, ModelSettings
 
 PARAMETERS: dict[str, Any] = {
     "objective": "cross_entropy",
-    "num_leaves": 7,
-    "learning_rate": 0.04,
-    "min_data_in_leaf": 100,
-    "lambda_l2": 20.0,
     "feature_fraction": 0.6,
     "bagging_fraction": 0.7,
     "bagging_freq": 1,
@@ -25,14 +22,13 @@ PARAMETERS: dict[str, Any] = {
     "num_threads": 1,
     "verbosity": -1,
 }
-"""Few leaves and slow steps: on simulated journeys they won at every size measured, from 61 to 1,052 buyers.
+"""Those that are no settings.
 
 The objective takes labels from 0 to 1; on labels that are 0 or 1 it gives the trees of the binary one.
 
 The trees are the same for any number of threads. One, for more wait for each other by spinning: beside other work on
 two cores they took six times the processor time.
 """
-ROUNDS = 200
 
 
 @dataclass(frozen=True)
@@ -50,16 +46,14 @@ class LightGBM:
     booster: Booster
 
     @classmethod
-    def fit(cls, matrix: Matrix, label: Floats) -> Self:
+    def fit(cls, matrix: Matrix, label: Floats, settings: ModelSettings = DEFAULT) -> Self:
         """Fits on (n, F) rows and (n,) labels from 0 to 1."""
         import lightgbm
 
-        rows = min(PARAMETERS["min_data_in_leaf"], max(1, len(matrix) // 20))
-        trained = lightgbm.train(
-            {**PARAMETERS, "min_data_in_leaf": rows},
-            lightgbm.Dataset(matrix, label.astype("float32"), feature_name=_columns(matrix.shape[1])),
-            ROUNDS,
-        )
+        chosen = parameters(settings, len(matrix))
+        rounds = chosen.pop("num_iterations")
+        data = lightgbm.Dataset(matrix, label.astype("float32"), feature_name=columns(matrix.shape[1]))
+        trained = lightgbm.train(chosen, data, rounds)
         return cls(Booster.from_text(trained.model_to_string()))
 
     def predict(self, matrix: Matrix) -> Floats:
@@ -72,12 +66,22 @@ class LightGBM:
 
     @classmethod
     def from_files(cls, files: Mapping[str, str]) -> Self:
-        """Reads LightGBM's text, in a child process first: a damaged one kills the process that parses it."""
+        """Reads LightGBM's text."""
         if "model.txt" not in files:
             raise ModelError("model.txt is missing.")
-        check_in_child(files["model.txt"])
         return cls(Booster.from_text(files["model.txt"]))
 
 
-def _columns(count: int) -> list[str]:
+Grow: TypeAlias = Callable[[Matrix, Floats, ModelSettings], LightGBM]
+"""What makes trees of (n, F) rows and (n,) labels, as `LightGBM.fit` does."""
+
+
+def parameters(settings: ModelSettings, rows: int) -> dict[str, Any]:
+    """What LightGBM is told, by its own names, for so many rows."""
+    least = min(settings.min_data_in_leaf, max(1, rows // 20))
+    return {**PARAMETERS, **settings.trees, "min_data_in_leaf": least}
+
+
+def columns(count: int) -> list[str]:
+    """The names of so many columns."""
     return [f"f{i}" for i in range(count)]
