@@ -3,6 +3,20 @@
 from training.audit import Finding, audit
 from training.backtest import Backtest, backtest
 from training.experiment import Experiment
+from training.monitor import Monitoring, monitor
+from training.search import Search, search
 from training.train import Trained, train
 
-__all__ = ["Backtest", "Experiment", "Finding", "Trained", "audit", "backtest", "train"]
+__all__ = [
+    "Backtest",
+    "Experiment",
+    "Finding",
+    "Monitoring",
+    "Search",
+    "Trained",
+    "audit",
+    "backtest",
+    "monitor",
+    "search",
+    "train",
+]

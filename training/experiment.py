@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
 from features.errors import UsageError
 from features.times import US_PER_DAY, to_us
+from models.settings import ModelSettings
 from models.tiers import Team
 
 Days = Annotated[float, msgspec.Meta(gt=0, le=3650)]
@@ -43,6 +45,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     bootstrap: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 300
     """Draws of leads for the intervals."""
     seed: int = 7
+    model: ModelSettings = ModelSettings()
+    """How the logistic regression, LightGBM and their blend are fitted; `touchstone search` writes them."""
 
     def __post_init__(self) -> None:
         spans = (self.horizon_days, self.origin_every_days, self.snapshot_every_days)
@@ -70,6 +74,13 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise UsageError(f"{path}: first_origin: {problem}") from None
         return experiment
 
+    def to_toml(self) -> str:
+        """Writes what `read` reads, without what is left out."""
+        given = {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}
+        tables = {name: given.pop(name) for name in ("team", "model") if name in given}
+        parts = [_lines(given), *(f"\n[{name}]\n{_lines(table)}" for name, table in tables.items())]
+        return "".join(parts)
+
     @property
     def horizon(self) -> int:
         """The horizon in microseconds."""
@@ -84,3 +95,9 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def snapshot_days(self) -> float:
         """The step between training snapshots in days."""
         return self.snapshot_every_days or self.horizon_days / 4
+
+
+def _lines(table: dict[str, Any]) -> str:
+    told = ((name, json.dumps(value, ensure_ascii=False)) for name, value in table.items() if value is not None)
+    # Numbers and strings are written in TOML as in JSON, but for the delete character.
+    return "".join(f"{name} = {value}\n".replace("\x7f", "\\u007f") for name, value in told)

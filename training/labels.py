@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from features.history import Bools, Cohort, Dataset, Floats, Ints, Matrix
+from features.history import Bools, Codes, Cohort, Dataset, Floats, Ints, Matrix
 from features.times import NEVER, US_PER_DAY
 from models.linear import Logistic
+from models.model import Evidence
 from training.experiment import Experiment
 
 _REPORTED = 0.95
@@ -80,6 +81,11 @@ class Listings:
         """How many leads those are; one lead that buys is a row of several instants."""
         return len(np.unique(self.cohort.lead[: self.finished][self.bought]))
 
+    @property
+    def evidence(self) -> Evidence:
+        """What stands behind the rows."""
+        return Evidence(len(self.cohort) / max(1, len(np.unique(self.cohort.lead))), self.buyers)
+
     def of(self, leads: Bools) -> tuple[Listings, Bools]:
         """Returns the listings of some leads, and which of the rows those are."""
         mine = leads[self.cohort.lead]
@@ -104,8 +110,11 @@ def listings(known: Dataset, until: int, experiment: Experiment) -> Listings:
     """The rows to learn from, as known at `until`: every lead open at past instants.
 
     The rows of one instant are exactly those that would have been scored then, so neither age nor fate decides who is
-    in. The last instants are those whose window is not over, but at least a quarter of it.
+    in. The last instants are those whose window is not over, but at least a quarter of it. Of a list without times all
+    that is known is how its leads ended.
     """
+    if known.timeless:
+        return _of_list(known, experiment.horizon)
     horizon, over = experiment.horizon, until - buffer(known, experiment)
     start = int(known.created_at.min(initial=over - horizon)) + 1
     finished = Cohort.grid(known, every=experiment.snapshot_days, start=start, stop=over - horizon)
@@ -128,21 +137,40 @@ def listings(known: Dataset, until: int, experiment: Experiment) -> Listings:
     )
 
 
+def _of_list(known: Dataset, horizon: int) -> Listings:
+    """A row for each lead of a list without times, just after it was created; all windows are over.
+
+    A lead that was neither won nor lost is a no if the list names none that was lost, else it is not known yet.
+    """
+    closed_at, won = known.closed
+    ended = closed_at < NEVER
+    leads = np.flatnonzero(ended) if (ended & ~won).any() else np.arange(len(known))
+    leads = leads[np.argsort(known.rank[leads])]
+    return Listings(
+        Cohort.at(leads, known.created_at[leads] + 1),
+        horizon,
+        np.full(len(leads), horizon),
+        np.where(ended[leads], 0, NEVER),
+        won[leads],
+        Cohort.concat([]),
+    )
+
+
 def snapshots(known: Dataset, until: int, experiment: Experiment) -> tuple[Cohort, Bools]:
     """The rows whose window is over and reported by `until`, with whether each bought."""
     rows = listings(known, until, experiment)
     return rows.cohort[: rows.finished], rows.bought
 
 
-def completed(rows: Listings, matrix: Matrix, latest: Matrix) -> Floats:
+def completed(rows: Listings, matrix: Matrix, latest: Matrix, stand_in: Codes | None = None) -> Floats:
     """Returns (n,) labels for all rows: 1 or 0 where that is known, else the probability of a purchase in what is left.
 
-    `matrix` holds the features of the rows, `latest` those of `rows.latest`. A window that was followed for so long is
-    completed by a model of the shorter horizon that is left, which looks at the lead as it was when following ended:
-    what it did since the row's as_of tells of the rest, and that it did not buy so far is in it. A lead that is not
-    open any more will not buy. The shorter horizons need no completion: their rows are those that were followed for so
-    long. Short-term proxies that stand in for a long-term outcome are a surrogate index (Athey, Chetty, Imbens and
-    Kang, 2019).
+    `matrix` holds the features of the rows, `latest` those of `rows.latest`; `stand_in` is as for `Logistic.fit`. A
+    window that was followed for so long is completed by a model of the shorter horizon that is left, which looks at the
+    lead as it was when following ended: what it did since the row's as_of tells of the rest, and that it did not buy so
+    far is in it. A lead that is not open any more will not buy. The shorter horizons need no completion: their rows are
+    those that were followed for so long. Short-term proxies that stand in for a long-term outcome are a surrogate index
+    (Athey, Chetty, Imbens and Kang, 2019).
     """
     label = rows.within(rows.horizon)
     unknown = np.isnan(label)
@@ -152,7 +180,7 @@ def completed(rows: Listings, matrix: Matrix, latest: Matrix) -> Floats:
         short = rows.within(span)[:learn]
         ahead = np.zeros(1 + max(rows.cohort.lead.max(), rows.latest.lead.max(initial=0)))
         if short.any():
-            ahead[rows.latest.lead] = Logistic.fit(matrix[:learn], short).predict(latest)
+            ahead[rows.latest.lead] = Logistic.fit(matrix[:learn], short, stand_in=stand_in).predict(latest)
         mine = unknown & (rows.followed == followed)
         label[mine] = ahead[rows.cohort.lead[mine]]
     return label

@@ -17,6 +17,8 @@ from features.errors import ModelError
 from features.history import Bools, Floats, Ints
 
 _SMALLEST = 1e-12
+_Z95 = 1.959963984540054
+"""A normal variable lies within so many standard deviations of its mean nineteen times out of twenty."""
 
 
 class Measure(NamedTuple):
@@ -217,6 +219,46 @@ def caught_at(y: Floats, p: Floats, weight: Floats, order: Ints, origin: Ints, c
             i = j
         i = end
     return caught, worked
+
+
+def bought_rate(bought: Bools, lead: Ints) -> Estimate:
+    """The share of (n,) rows, at least one, that bought.
+
+    The interval is Wilson's, for as many independent rows as the rows of whole leads amount to (Dean and Pagano, 2015):
+    it holds for few purchases, and for none.
+    """
+    rate, n = float(bought.mean()), len(bought)
+    _, cluster = np.unique(lead, return_inverse=True)
+    alone = float(cluster.max()) + 1
+    if 0 < rate < 1:
+        pulls = np.bincount(cluster, bought - rate)
+        alone = min(n, n**2 * rate * (1 - rate) / float(pulls @ pulls))
+    middle = (rate + _Z95**2 / (2 * alone)) / (1 + _Z95**2 / alone)
+    reach = _Z95 * np.sqrt(rate * (1 - rate) / alone + (_Z95 / (2 * alone)) ** 2) / (1 + _Z95**2 / alone)
+    return Estimate(rate, min(rate, max(0.0, float(middle - reach))), max(rate, min(1.0, float(middle + reach))))
+
+
+def calibration_slope(bought: Bools, probability: Floats, lead: Ints) -> Estimate | None:
+    """The slope of a logistic regression of what came on the (n,) log-odds given; None if it cannot be told.
+
+    1 is true; below it the differences between leads are exaggerated. The interval is that of the sandwich estimator
+    with whole leads as clusters (Liang and Zeger, 1986).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    sure = np.clip(probability, _SMALLEST, 1 - _SMALLEST)
+    x, y = np.log(sure) - np.log1p(-sure), bought.astype(np.float64)
+    if not 0 < y.sum() < len(y) or np.ptp(x) < 1e-9:
+        return None
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(x[:, None], y)
+    slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    design = np.column_stack([x, np.ones(len(x))])
+    q = 1 / (1 + np.exp(-np.clip(intercept + slope * x, -500, 500)))
+    bread = np.linalg.pinv(design.T @ (design * (q * (1 - q))[:, None]))
+    _, cluster = np.unique(lead, return_inverse=True)
+    pulls = np.column_stack([np.bincount(cluster, column * (y - q)) for column in design.T])
+    reach = _Z95 * float(np.sqrt((bread @ (pulls.T @ pulls) @ bread)[0, 0]))
+    return Estimate(slope, slope - reach, slope + reach)
 
 
 def information_captured(truth: Floats, probability: Floats) -> float:

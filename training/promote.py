@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -22,13 +21,15 @@ from training.backtest import Backtest
 from training.metrics import Estimate, evaluate
 from training.tracking import TRAINED
 
-Code = Annotated[int, msgspec.Meta(ge=0, le=len(TIERS) - 1)]
+_DRIFTED = 1.25
+"""By what factor a champion has to predict too much or too little, beyond doubt: by less it may be off by chance."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What speaks for a challenger, and whose tier would change."""
 
-    champion: str
+    champion: str | None
+    """The version that serves; None if none does yet."""
     challenger: str
     promote: bool
     says: str
@@ -44,7 +45,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self, shown: int = 10) -> list[str]:
         """The verdict in lines of text."""
-        told = [f"version {self.challenger} against the champion, version {self.champion}: {self.says}"]
+        against = "" if self.champion is None else f" against the champion, version {self.champion}"
+        told = [f"version {self.challenger}{against}: {self.says}"]
         counts = Counter((now, then) for _, now, then in self.moves)
         for (now, then), count in sorted(counts.items()):
             mine = [lead for lead, *move in self.moves if move == [now, then]]
@@ -103,8 +105,11 @@ def promote(version: str | None = None, *, folder: Path = TRAINED, force: bool =
 def judge(version: str | None = None) -> Verdict:
     """Returns the verdict that training gave a version (the challenger, if left out) beside the present champion."""
     champion, challenger = tracking.alias("champion"), version or tracking.alias("challenger")
-    if challenger is None or champion is None:
+    if challenger is None:
         raise TouchstoneError("no model has been trained here. Run touchstone train.")
+    if champion is None:
+        says = "training found it no better than the base rate"
+        return Verdict(champion=None, challenger=challenger, promote=False, says=says)
     if challenger == champion:
         raise TouchstoneError(f"version {challenger} is the champion already.")
     text = tracking.read_artifact(challenger, "verdict.json")
@@ -150,7 +155,7 @@ def _decide(gain: Estimate, drift: Estimate) -> tuple[bool, str]:
     told = f"its log loss is {gain.value:.4f} lower [{gain.low:.4f}, {gain.high:.4f}]"
     if gain.low > 0:
         return True, told
-    if gain.high >= 0 and not drift.low <= 1 <= drift.high:
+    if gain.value > 0 and (drift.low > _DRIFTED or drift.high < 1 / _DRIFTED):
         return True, (
             f"the champion predicts {drift.value:.2f} times as many purchases as come [{drift.low:.2f}, "
             f"{drift.high:.2f}]; {told}"

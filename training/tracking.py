@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version as installed
 from io import StringIO
@@ -26,7 +26,9 @@ from models.bundle import SUMS
 from training import plots, report
 from training.audit import Finding
 from training.backtest import Backtest
+from training.contributions import Contributions
 from training.metrics import MEASURES
+from training.outlook import Prospect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +39,8 @@ TRAINED = Path("models/trained")
 """Where bundles are exported to: a folder a version, and links named champion and challenger."""
 _REPLACED = "replaced"
 """The tag of a version that names the champion before it."""
+Log = Callable[[str, Mapping[str, float], Mapping[str, float]], None]
+"""Takes the name of a run, settings and figures."""
 _PYFUNC = Path(__file__).parents[1] / "models" / "pyfunc.py"
 
 
@@ -46,12 +50,16 @@ def register(
     folder: Path,
     findings: Sequence[Finding] = (),
     judge: Callable[[Scorer, Scorer], str] | None = None,
+    contributed: Contributions | None = None,
+    outlook: Prospect | None = None,
+    cluster: str | None = None,
 ) -> tuple[str, Path]:
     """Records a run with everything that proves the model, registers it, and exports its bundle.
 
     `make` builds the scorer for a version; `findings` are what the audit found; `judge` compares the model with the
-    champion, and what it says is kept with the run. Returns the version and the exported bundle; the alias
-    `challenger` is its.
+    champion, and what it says is kept with the run; `contributed` is drawn beside the backtest, and what is to be
+    expected is kept as `outlook`; `cluster` says what of the model a cluster made. Returns the version and the exported
+    bundle; the alias `challenger` is its.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
@@ -62,7 +70,9 @@ def register(
             client.create_registered_model(NAME, description="Probability that a lead buys within the horizon.")
         mlflow.set_experiment(result.experiment.name)
         with mlflow.start_run(), TemporaryDirectory() as scratch:
-            _log(result, make("0"), findings)
+            _log(result, make("0"), findings, contributed, outlook)
+            if cluster is not None:
+                mlflow.set_tag("cluster", cluster)
             version, bundle = _upload(client, make, Path(scratch))
             exported = _export(bundle, folder, version)
             if judge is not None and (champion := _champion(folder)) is not None:
@@ -72,23 +82,28 @@ def register(
     return version, exported
 
 
-def crown(version: str, exported: Path) -> bool:
-    """Makes a version the champion if there is none yet; says whether it did.
+def crown(version: str, exported: Path, *, worthy: bool = True) -> bool:
+    """Makes a version that is worthy of it the champion if there is none yet, or one that nothing proves.
 
+    Says whether it did. The rules that a company begins with are such a champion: no evidence is lost with them.
     Where the champion was registered from elsewhere, its bundle is fetched.
     """
     from mlflow import MlflowClient
 
     folder = exported.parent
     client = MlflowClient()
-    champion = client.get_registered_model(NAME).aliases.get("champion")
+    champion = _champion(folder)
     if champion is None:
-        client.set_registered_model_alias(NAME, "champion", version)
-        _link(folder / "champion", version)
-    elif not (folder / "champion").exists():
-        _fetch(str(champion), folder)
-        _link(folder / "champion", str(champion))
-    return champion is None
+        if worthy:
+            client.set_registered_model_alias(NAME, "champion", version)
+            _link(folder / "champion", version)
+        return worthy
+    if not (folder / "champion").exists():
+        _link(folder / "champion", champion.card.version)
+    if champion.card.backtest or not worthy:
+        return False
+    move_champion(version, folder)
+    return True
 
 
 def alias(name: str) -> str | None:
@@ -151,6 +166,50 @@ def move_champion(version: str, folder: Path, *, back: bool = False) -> None:
             client.set_registered_model_alias(NAME, "champion", before)
             _link(folder / "champion", before)
         raise
+
+
+@contextmanager
+def search_run(experiment: str, study: str) -> Iterator[Log]:
+    """The run of a search, taken up again if it is there; gives what logs settings and figures as a run below it."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    def log(name: str, settings: Mapping[str, float], figures: Mapping[str, float]) -> None:
+        with mlflow.start_run(run_name=name, nested=True):
+            mlflow.log_params({f"model.{setting}": value for setting, value in settings.items()})
+            mlflow.log_metrics(dict(figures))
+
+    with _quietly():
+        place = mlflow.set_experiment(experiment).experiment_id
+        found = mlflow.MlflowClient().search_runs([place], f"tags.study = '{study}'", max_results=1)
+    with mlflow.start_run(found[0].info.run_id if found else None, run_name=None if found else f"search {study}"):
+        mlflow.set_tag("study", study)
+        yield log
+
+
+def answers() -> str | None:
+    """Asks the store whether it knows our model; returns what is wrong if it does not answer."""
+    # A server that is not there is not to be asked for minutes.
+    for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "5")):
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    try:
+        with _quietly():
+            MlflowClient().search_registered_models(f"name = '{NAME}'", max_results=1)
+    except Exception as problem:
+        # MLflow lets through what its databases and HTTP raise.
+        return str(problem).strip().partition("\n")[0] or type(problem).__name__
+    return None
+
+
+def beside_store(name: str) -> Path:
+    """Where a file beside the database of MLflow lies; in the current folder if that is none of SQLite."""
+    import mlflow
+
+    scheme, _, path = str(mlflow.get_tracking_uri()).partition("sqlite:///")
+    return Path(path).with_name(name) if path and not scheme else Path(name)
 
 
 def _upload(client: MlflowClient, make: Callable[[str], Scorer], scratch: Path) -> tuple[str, Path]:
@@ -222,7 +281,13 @@ def _quietly() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _log(result: Backtest, scorer: Scorer, findings: Sequence[Finding]) -> None:
+def _log(
+    result: Backtest,
+    scorer: Scorer,
+    findings: Sequence[Finding],
+    contributed: Contributions | None,
+    outlook: Prospect | None,
+) -> None:
     """Logs parameters, the dataset's digest, the figures of all models, the tables and the pictures to the run."""
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -231,7 +296,9 @@ def _log(result: Backtest, scorer: Scorer, findings: Sequence[Finding]) -> None:
     data = MetaDataset(CodeDatasetSource({}), name="leads", digest=scorer.card.dataset[:32])  # type: ignore[abstract]
     mlflow.log_input(data, context="training")
     experiment = msgspec.structs.asdict(result.experiment)
-    mlflow.log_params({**experiment, "model": scorer.card.model, "known_until": scorer.card.known_until})
+    settings = {f"model.{name}": value for name, value in msgspec.structs.asdict(result.experiment.model).items()}
+    known_until = scorer.card.known_until
+    mlflow.log_params({**experiment, **settings, "model": scorer.card.model, "known_until": known_until})
     mlflow.set_tags({"features": scorer.card.features, "dataset.digest": scorer.card.dataset})
     for model in result.probability:
         for measure in MEASURES:
@@ -241,11 +308,14 @@ def _log(result: Backtest, scorer: Scorer, findings: Sequence[Finding]) -> None:
                 f"{model}.{measure.name}.low": estimate.low,
                 f"{model}.{measure.name}.high": estimate.high,
             })  # fmt: skip
+    mlflow.set_tag("judged", result.judged)
     mlflow.log_dict(report.to_dict(result), "backtest.json")
     mlflow.log_dict({"findings": [finding.to_dict() for finding in findings]}, "audit.json")
-    mlflow.log_text(report.markdown(result), "backtest.md")
+    mlflow.log_text(report.markdown(result, outlook), "backtest.md")
+    if outlook is not None:
+        mlflow.log_dict(msgspec.to_builtins(outlook), "outlook.json")
     mlflow.log_text(scorer.features.to_json(), "features.json")
-    for name, figure in (("gains", plots.gains(result)), ("calibration", plots.calibration(result))):
+    for name, figure in plots.pictures(result, contributed).items():
         mlflow.log_figure(figure, f"{name}.png")
 
 

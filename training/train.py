@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
+from msgspec.structs import replace
 
 from features.errors import TouchstoneError
-from features.history import Dataset
+from features.history import Cohort, Dataset, Floats
 from features.times import isoformat
 from models import Candidate, Card, PointsTable, Scorer, candidates
-from models.scorer import percentiles
+from models.base_rate import BaseRate
+from models.blend import Blend
+from models.calibration import Curve, calibrated
+from models.cluster import needing_dask
+from models.scorer import Spread, percentiles
 from training import tracking
 from training.audit import Finding, audit
-from training.backtest import Backtest, Progress, backtest, learn
+from training.backtest import Backtest, Progress, learn, replay
+from training.beginning import rate_so_far, spread_of_rate
+from training.calibrate import Calibration, find_curve
 from training.capacity import choose_tiers
+from training.contributions import Contributions, contributions, has_contributions
 from training.experiment import Experiment
 from training.intervals import find_spread
-from training.labels import listings
+from training.labels import Listings, listings
 from training.metrics import MEASURES
+from training.outlook import Prospect, foresee
 from training.promote import Verdict, compare
 from training.tracking import TRAINED
 
+if TYPE_CHECKING:
+    from training.cluster import Cluster
+
+_SHOWN = 2_000
+"""Leads whose contributions are drawn: more would not move their means."""
 _FEW = 20
 """Purchases to learn from below which no model is trusted over the rules."""
 
@@ -39,6 +57,7 @@ class Trained:
 
     scorer: Scorer
     backtest: Backtest
+    """Not `judged` where there is too little yet."""
     folder: Path
     """The exported bundle."""
     champion: bool
@@ -48,8 +67,24 @@ class Trained:
     notes: tuple[str, ...] = ()
     verdict: Verdict | None = None
     """How it compares with the champion; None if it is the first."""
+    calibration: Calibration | None = None
+    """Whether a curve was put over the probabilities, and the evidence for it."""
     findings: tuple[Finding, ...] = ()
     """What the audit found in what was learned from."""
+    contributed: Contributions | None = None
+    """What the log-odds of open leads are made up of; None for rules, and where no lead is open."""
+    outlook: Prospect | None = None
+    """What the leads that are hot now will bring, and what the hot leads of the past brought."""
+
+    def _repr_html_(self) -> str:
+        card = self.scorer.card
+        told = (
+            f"{card.model}, fitted on {self.learned_from[0]:,} rows with {self.learned_from[1]:,} buyers, is version "
+            f"{card.version} ({'champion' if self.champion else 'challenger'}) in {self.folder}",
+            *self.notes,
+            *(f"{finding.severity}: {finding.what} {finding.do}" for finding in self.findings),
+        )
+        return "\n".join([*(f"<p>{escape(line)}</p>" for line in told), self.backtest._repr_html_()])
 
 
 def train(
@@ -60,59 +95,155 @@ def train(
     until: int | None = None,
     allow_leaks: bool = False,
     folder: Path = TRAINED,
+    dask: str | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Audits the data, backtests the candidates, fits the best on all that is known before `until`, and registers it.
 
-    `until` in microseconds; the end of the data if left out. Raises TouchstoneError if nothing can be learned, or if
-    the audit finds a certain leak, unless `allow_leaks`.
+    Where nothing can be judged yet, the rules are registered, and it is said that nothing proves them. `until` in
+    microseconds; the end of the data if left out. `dask` is the address of a scheduler whose workers compute the
+    features that are learned from and grow the trees, or `local` for processes here. Raises TouchstoneError if the
+    audit finds a certain leak, unless `allow_leaks`, and UsageError if no scheduler answers.
     """
-    experiment = experiment or Experiment()
+    with _cluster(dask, progress) as cluster:
+        return _train(
+            dataset, experiment or Experiment(), rules, until, allow_leaks, folder, cluster, progress,
+        )  # fmt: skip
+
+
+def _cluster(address: str | None, progress: Progress | None) -> AbstractContextManager[Cluster | None]:
+    if address is None:
+        return nullcontext()
+    with needing_dask():
+        from training.cluster import Cluster
+    return Cluster.connected(address, progress)
+
+
+def _train(
+    dataset: Dataset,
+    experiment: Experiment,
+    rules: PointsTable | None,
+    until: int | None,
+    allow_leaks: bool,
+    folder: Path,
+    cluster: Cluster | None,
+    progress: Progress | None,
+) -> Trained:
     until = dataset.recorded_until if until is None else until
     findings = audit(dataset, until)
     if not allow_leaks:
         _refuse_leaks(findings)
     known = dataset.known_at(until)
-    competing = candidates(rules)
-    result = backtest(known, experiment, competing, until=until, progress=progress)
+    competing = candidates(rules, settings=experiment.model)
+    result = replay(known, experiment, competing, until, progress)
     chosen, notes = _choose(result, competing)
+    if not result.judged:
+        notes.append(_nothing_judged(listings(known, until, experiment), experiment))
     if rules is not None and (strangers := rules.strangers(known.history.kinds)):
         notes.append(f"no touch is of a kind that the rules name: {', '.join(strangers)}. Are they misspelt?")
-    make, learned_from = fit(known, chosen, experiment, until, result)
+    no_signal = _no_signal(result, chosen)
+    if no_signal:
+        notes.append(f"{no_signal}. It is not promoted; touchstone promote --force serves it all the same.")
+    calibration = find_curve(result, chosen.name) if result.judged else None
+    curve = calibration.curve if calibration else None
+    if calibration and curve:
+        notes.append(calibration.says)
+    make, learned_from = fit(known, chosen, experiment, until, result, curve, cluster)
+    if cluster is not None:
+        notes += cluster.notes
     if progress:
         progress("registering", 1.0)
     verdicts: list[Verdict] = []
 
     def judge(champion: Scorer, challenger: Scorer) -> str:
-        verdicts.append(compare(champion, challenger, chosen.name, result, known, until))
+        verdict = compare(champion, challenger, chosen.name, result, known, until)
+        if no_signal:
+            verdict = replace(verdict, promote=False, says=no_signal)
+        elif not champion.card.backtest:
+            verdict = replace(
+                verdict, promote=True, says=f"nothing proves version {champion.card.version}; it gives way"
+            )
+        verdicts.append(verdict)
         return msgspec.json.encode(verdicts[-1]).decode()
 
-    version, exported = tracking.register(make, result, folder, findings, judge)
-    champion = tracking.crown(version, exported)
+    contributed = _contributed(make("0"), known, experiment, until)
+    outlook = foresee(make("0"), result, known, until, curve)
+    version, exported = tracking.register(
+        make,
+        result,
+        folder,
+        findings,
+        judge,
+        contributed=contributed,
+        outlook=outlook,
+        cluster="; ".join(cluster.notes) if cluster is not None else None,
+    )
+    champion = tracking.crown(version, exported, worthy=not no_signal)
     verdict = verdicts[0] if verdicts else None
-    return Trained(make(version), result, exported, champion, learned_from, tuple(notes), verdict, findings)
+    return Trained(
+        make(version),
+        result,
+        exported,
+        champion,
+        learned_from,
+        tuple(notes),
+        verdict,
+        calibration,
+        findings,
+        contributed,
+        outlook,
+    )
 
 
 def fit(
-    known: Dataset, candidate: Candidate, experiment: Experiment, until: int, result: Backtest
+    known: Dataset,
+    candidate: Candidate,
+    experiment: Experiment,
+    until: int,
+    result: Backtest,
+    curve: Curve | None = None,
+    cluster: Cluster | None = None,
 ) -> tuple[Callable[[str], Scorer], tuple[int, int]]:
-    """Fits a candidate on everything known; returns what makes its scorer for a version, and what it learned from."""
+    """Fits a candidate on everything known; returns what makes its scorer for a version, and what it learned from.
+
+    Over its probabilities comes the curve, if there is one. Where no model can be learned, the candidate says a rate of
+    all leads; raises TouchstoneError if it cannot. On a cluster the features of the rows are computed and the trees
+    grown; what is cheap, and the fits that intervals follow from, stay here.
+    """
     rows = listings(known, until, experiment)
-    if not 0 < rows.bought.sum() < rows.finished:
-        raise TouchstoneError(
-            f"{int(rows.bought.sum()):,} of {rows.finished:,} finished windows hold a purchase; a model needs both "
-            "kinds. Take a shorter --horizon, or more data."
-        )
     recipe = candidate.prepare(known)
-    matrix = recipe.features.compute(known, rows.cohort)
-    model = learn(recipe, known, rows, matrix)
-    asked = known.open_at(until)
-    spread = find_spread(recipe, model, known, rows, matrix, asked, experiment.seed)
-    probability = model.predict(recipe.features.compute(known, asked))
-    tiers = choose_tiers(
-        known, lambda looks: model.predict(recipe.features.compute(known, looks)), probability, experiment, until
-    )
-    ranks, evaluation = percentiles(probability), result.evaluation
+    asked = rows.cohort if known.timeless else known.open_at(until)
+    rate = rate_so_far(rows)
+    spread: Spread = ()
+    learned = bool(0 < rows.bought.sum() < rows.finished)
+    if learned:
+        if cluster is None:
+            matrix = recipe.features.compute(known, rows.cohort)
+            model = learn(recipe, known, rows, matrix)
+        else:
+            matrix, model = cluster.learn(recipe, known, rows)
+        model = calibrated(model, curve)
+        spread, shift = find_spread(recipe, model, curve, known, rows, matrix, asked, experiment.seed)
+    elif recipe.unlearned is not None:
+        model = recipe.unlearned(rate)
+    else:
+        raise TouchstoneError(
+            f"{int(rows.bought.sum()):,} of {rows.finished:,} finished windows hold a purchase; {candidate.name} needs "
+            "both kinds. Take a shorter --horizon, or more data."
+        )
+    if not spread:
+        spread, shift = spread_of_rate(rate, rows.buyers)
+
+    def predict(cohort: Cohort) -> Floats:
+        return model.predict(recipe.features.compute(known, cohort))
+
+    # How the leads of a list ended is known to the model, so what it says of them is not what it will say of others.
+    probability = result.probability[candidate.name] if known.timeless and result.judged else predict(asked)
+    tiers = choose_tiers(known, predict, probability, experiment, until, learned=learned)
+    ranks = percentiles(probability)
+    figures = {}
+    if result.judged:
+        figures = {measure.name: list(result.evaluation.estimate(candidate.name, measure.name)) for measure in MEASURES}
 
     def make(version: str) -> Scorer:
         card = Card(
@@ -124,11 +255,21 @@ def fit(
             dataset=known.digest,
             percentiles=ranks,
             spread=spread,
-            backtest={measure.name: list(evaluation.estimate(candidate.name, measure.name)) for measure in MEASURES},
+            shift=shift,
+            backtest=figures,
         )
         return Scorer(recipe.features, model, card, tiers)
 
     return make, (rows.finished, rows.buyers)
+
+
+def _contributed(scorer: Scorer, known: Dataset, experiment: Experiment, until: int) -> Contributions | None:
+    """What the log-odds of the open leads, or of a list's, are made up of; by lot, if they are many."""
+    asked = listings(known, until, experiment).cohort if known.timeless else known.open_at(until)
+    if not len(asked) or not has_contributions(scorer.model):
+        return None
+    rows = np.random.default_rng(experiment.seed).permutation(len(asked))[:_SHOWN]
+    return contributions(scorer, known, asked[np.sort(rows)])
 
 
 def _refuse_leaks(findings: tuple[Finding, ...]) -> None:
@@ -141,16 +282,65 @@ def _refuse_leaks(findings: tuple[Finding, ...]) -> None:
         )
 
 
+def _no_signal(result: Backtest, chosen: Candidate) -> str:
+    """What is to be said of a model that is not proved to know more than the base rate; nothing of one that is.
+
+    While purchases are few it is known to be too little evidence, and the rules are kept.
+    """
+    if _purchases(result) < _FEW:
+        return ""
+    gain = result.evaluation.difference(BaseRate.name, chosen.name, "log_loss")
+    if gain.low > 0:
+        return ""
+    return (
+        f"no signal: {chosen.name} is no better than the base rate (its log loss is {gain.value:.4f} lower "
+        f"[{gain.low:.4f}, {gain.high:.4f}])"
+    )
+
+
+def _purchases(result: Backtest) -> int:
+    """The most purchases that a model of the backtest learned from."""
+    return max((bought for _, bought in result.learned_from.values()), default=0)
+
+
+def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
+    """What is to be said where no origin can be judged."""
+    if not rows.finished:
+        known = f"no window of {experiment.horizon_days:g} days is over yet"
+    else:
+        known = f"{rows.buyers:,} leads bought in the {rows.finished:,} windows that are over"
+    given = "their points are turned into probabilities"
+    if not 0 < rows.bought.sum() < rows.finished:
+        given = (
+            f"every lead is given the rate of what is known so far and half a purchase in 25 leads, "
+            f"{rate_so_far(rows):.2%}, in the order of the points"
+        )
+    return (
+        f"too little evidence: {known}, and no origin can be judged. The rules are kept, unproved; {given}. "
+        "Train again with more data, or with a shorter --horizon; the next model takes their place."
+    )
+
+
 def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
-    """The candidate with the least log loss that is not a mere peer; the rules while purchases are few."""
-    notes = []
+    """The blend unless another candidate that is not a mere peer is proved better; the rules while purchases are few.
+
+    Which of several models that are as good has the least log loss is chance, and the blend is the steadiest.
+    """
+    notes: list[str] = []
     among = [candidate for candidate in competing if not candidate.peer]
-    buyers = max(bought for _, bought in result.learned_from.values())
+    buyers = _purchases(result)
     if buyers < _FEW:
         among = [candidate for candidate in among if candidate.name == "rules"]
+    if not result.judged:
+        return among[0], notes
+    if buyers < _FEW:
         notes.append(
             f"too little evidence: {buyers} purchases to learn from (under {_FEW}). The rules are kept; "
             "their points are turned into probabilities."
         )
-    best = result.best([candidate.name for candidate in among])
+    names = [candidate.name for candidate in among]
+    if Blend.name in names:
+        differs = result.evaluation.difference
+        names = [name for name in names if name == Blend.name or differs(name, Blend.name, "log_loss").high < 0]
+    best = result.best(names)
     return next(candidate for candidate in among if candidate.name == best), notes
