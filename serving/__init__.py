@@ -1,7 +1,6 @@
-"""Scores for those who ask: lists and HTTP."""
+"""Scores for those who ask: over HTTP, and as lists (`serving.batch`, which brings Arrow along)."""
 
 from serving.app import create_app
-from serving.batch import ListSummary, score_list
 from serving.settings import Settings
 
-__all__ = ["ListSummary", "Settings", "create_app", "score_list"]
+__all__ = ["Settings", "create_app"]

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
 
+import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
 from features.definitions import LEAD_FEATURES
 from features.errors import TouchstoneError, UsageError
 from features.feature import FeatureSet
 from features.history import Cohort, Dataset
+from features.inputs import find_input
+from features.partitions import Partitions, Progress, Rejected, scatter
+from features.rejects import OnError, write_rejected
+from features.tables import ReadReport, merge_reports
 from features.times import isoformat
-from models.scorer import Scorer, scored_list
+from models.cluster import needing_dask
+from models.scorer import Scorer
+from serving.fetching import Fetched
+from serving.parts import Manifest, Parts, write_rows
+from serving.scoring import Found, score_dataset, score_share, whole_rows
 
-SCHEMA = pa.schema([
-    ("lead_id", pa.string()),
-    ("as_of", pa.timestamp("us", "UTC")),
-    ("horizon_days", pa.float64()),
-    ("probability", pa.float64()),
-    ("lower", pa.float64()),
-    ("upper", pa.float64()),
-    ("score", pa.int64()),
-    ("tier", pa.string()),
-    ("route", pa.string()),
-    ("reason_1", pa.string()),
-    ("reason_2", pa.string()),
-    ("reason_3", pa.string()),
-    ("model_version", pa.string()),
-])  # fmt: skip
-"""The scored list."""
+if TYPE_CHECKING:
+    from serving.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -56,27 +53,175 @@ class ListSummary:
     """Leads created at as_of or later; they are not scored."""
     as_of: str
     output: str
+    last: int = 0
+    """When the last touch occurred, or, where there is none, the last lead was created (microseconds)."""
+    report: ReadReport | None = None
 
 
 def score_list(scorer: Scorer, dataset: Dataset, as_of: int, output: Path, reasons: int = 0) -> ListSummary:
-    """Scores the leads that are open at `as_of` (microseconds) and writes them in the order of the leads table.
+    """Scores the leads that are open at `as_of` (microseconds) and writes them in the order of their ids.
 
     Up to 3 reasons are given for each score. The file appears whole or not at all.
     """
     check_ending(output)
-    cohort = dataset.open_at(as_of)
-    scores = scorer.score(dataset, cohort, reasons, threads=os.cpu_count() or 1)
-    table = pa.table(scored_list(scorer, dataset, cohort, scores), schema=SCHEMA)
-    _write(table, output)
-    later = int((dataset.created_at >= as_of).sum())
-    counts = Counter(scores.tiers)
+    part, found = score_dataset(scorer, dataset, as_of, reasons, threads=os.cpu_count() or 1)
+    _write(whole_rows(part, scorer.card, scorer.tiers, as_of), output)
+    return _summary([found], as_of, output, dataset.report)
+
+
+def score_input(
+    scorer: Scorer,
+    path: str,
+    output: Path,
+    *,
+    as_of: int | None = None,
+    reasons: int = 0,
+    columns: Mapping[str, str] | None = None,
+    zone: str | None = None,
+    date_format: str | None = None,
+    on_error: OnError = "stop",
+    queries: Mapping[str, str] | None = None,
+    tenant: str | None = None,
+    resume: bool = False,
+    dask: str | None = None,
+    progress: Progress | None = None,
+    rows: int = 250_000,
+) -> ListSummary:
+    """Scores the open leads of an input of any size, and writes them in the order of their ids.
+
+    `path` is what `Dataset.read` takes, or the address of files elsewhere or of a database (see `serving.fetching`).
+    About so many `rows` are in memory at a time for each processor. What is done stays in `OUTPUT.parts` until all is,
+    and `resume` goes on there, with the same `as_of`, which is the clock where it is left out. Raises UsageError if
+    anything else is asked for than then. `dask` is the address of a scheduler whose workers score the partitions, or
+    `local` for processes here.
+    """
+    check_ending(output)
+    parts = Parts(output)
+    asked = {
+        "reasons": reasons, "columns": dict(sorted((columns or {}).items())), "zone": zone, "date_format": date_format,
+        "on_error": on_error, "rows": rows,
+    }  # fmt: skip
+    options = msgspec.json.encode(asked).decode()
+    fetched = Fetched.of(path, queries or {}, tenant)
+    here = None if fetched is not None else find_input(path, columns)
+
+    def manifest(before: Manifest | None) -> Manifest:
+        now = time.time_ns() // 1_000 if before is None else before.as_of
+        of = fetched.digest() if fetched is not None else _digest(here.paths() if here else [])
+        model = hashlib.sha256(msgspec.json.encode(scorer.card) + "".join(scorer.model.to_files().values()).encode())
+        return Manifest(
+            input=of, model=model.hexdigest(), tiers=scorer.tiers.to_json(), as_of=now if as_of is None else as_of,
+            options=options,
+        )  # fmt: skip
+
+    with _cluster(dask, scorer) as cluster, parts.making(manifest, resume) as making:
+        if fetched is not None:
+            here = find_input(fetched.into(parts.folder / "input"), columns)
+        assert here is not None
+        spill = parts.folder / "rows"
+        try:
+            partitions = Partitions.open(spill, here, columns or {}, zone, date_format)
+        except FileNotFoundError:
+            with parts.problems():
+                partitions = scatter(
+                    here, spill, columns=columns, zone=zone, date_format=date_format, rows=rows, progress=progress
+                )
+        todo = [number for number in range(len(partitions)) if not parts.part(number).exists()]
+        if cluster is None:
+            results = _score_here(scorer, partitions, todo, parts, making.as_of, reasons, on_error)
+        else:
+            results = cluster.score(partitions, todo, parts, making.as_of, reasons, on_error)
+        _follow(results, len(partitions), len(todo), progress)
+        found = [parts.found(number) for number in range(len(partitions))]
+        report = _report(partitions, found, output.parent if fetched is not None else None)
+        parts.finish(len(partitions), lambda part: whole_rows(part, scorer.card, scorer.tiers, making.as_of))
+    return _summary(found, making.as_of, output, report)
+
+
+def _cluster(address: str | None, scorer: Scorer) -> AbstractContextManager[Cluster | None]:
+    if address is None:
+        return nullcontext()
+    with needing_dask():
+        from serving.cluster import Cluster
+    return Cluster.connected(address, scorer)
+
+
+def _score_here(
+    scorer: Scorer,
+    partitions: Partitions,
+    todo: Sequence[int],
+    parts: Parts,
+    as_of: int,
+    reasons: int,
+    on_error: OnError,
+) -> Generator[int, None, None]:
+    """Scores and keeps partitions, several at once, each on one thread; gives the number of leads of each."""
+    threads, stopping = os.cpu_count() or 1, Event()
+
+    def work(number: int) -> int:
+        if stopping.is_set():
+            return 0
+        share, rejected = partitions.read(number, on_error)
+        part, found = score_share(scorer, share, rejected, as_of, reasons, threads if len(partitions) == 1 else 1)
+        parts.put(number, part, found)
+        return found.scored
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(work, number) for number in todo]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            stopping.set()
+
+
+def _follow(results: Generator[int, None, None], count: int, todo: int, progress: Progress | None) -> None:
+    """Waits for the partitions that are not done, and tells how it goes."""
+    begun, scored = time.monotonic(), 0
+    with closing(results):
+        for done, mine in enumerate(results, 1):
+            scored += mine
+            if progress is not None:
+                spent = time.monotonic() - begun
+                left = timedelta(seconds=round(spent / done * (todo - done)))
+                progress(f"{scored / spent:,.0f} leads/s, {left} left", 0.1 + 0.9 * (count - todo + done) / count)
+
+
+def _report(partitions: Partitions, found: Sequence[Found], aside: Path | None) -> ReadReport:
+    """What reading all partitions found; the rows to set aside are written beside their files, or in a folder."""
+    kinds = {name for mine in found for name in mine.kinds}
+    report = merge_reports([mine.report for mine in found if mine.report is not None], kinds, partitions.kinds)
+    mine: dict[int, dict[int, Rejected]] = {}
+    for one in (one for entry in found for one in entry.rejected):
+        mine.setdefault(one.file, {}).setdefault(one.row, one)
+    by_path: dict[Path, dict[int, Rejected]] = {}
+    for number, rows in mine.items():
+        by_path.setdefault(partitions.files[number], {}).update(rows)
+    quarantined = {}
+    for path, rows in by_path.items():
+        target = (path if aside is None else aside / path.name).with_name(f"{path.name}.quarantine.csv")
+        told = [rows[row] for row in sorted(rows, key=lambda row: (row < 0, abs(row)))]
+        write_rejected(target, ((one.place, one.column, one.problem, one.record) for one in told))
+        quarantined[str(target)] = len(told)
+    return replace(report, quarantined=quarantined)
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """Of the files' names, sizes and times: to read them all would take as long as to score them."""
+    seen = [(str(path.absolute()), (at := path.stat()).st_size, at.st_mtime_ns) for path in paths if path.is_file()]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+
+def _summary(found: Sequence[Found], as_of: int, output: Path, report: ReadReport | None) -> ListSummary:
     return ListSummary(
-        scored=len(cohort),
-        tiers={tier: counts[tier] for tier in ("hot", "warm", "cold")},
-        closed=len(dataset) - later - len(cohort),
-        later=later,
+        scored=sum(mine.scored for mine in found),
+        tiers={tier: sum(mine.tiers[tier] for mine in found) for tier in ("hot", "warm", "cold")},
+        closed=sum(mine.closed for mine in found),
+        later=sum(mine.later for mine in found),
         as_of=isoformat(as_of),
         output=str(output),
+        last=max(mine.last for mine in found),
+        report=report,
     )
 
 
@@ -106,13 +251,10 @@ def check_ending(output: Path) -> None:
 
 
 def _write(table: pa.Table, output: Path) -> None:
-    scratch = output.with_name(f".{output.name}.{os.getpid()}")
+    scratch = output.with_name(f".{output.name}.{os.getpid()}{output.suffix}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        if output.suffix == ".parquet":
-            pa.parquet.write_table(table, scratch)
-        else:
-            pa.csv.write_csv(_for_csv(table), scratch)
+        write_rows(iter([table]), scratch)
         scratch.replace(output)
     except OSError as problem:
         raise TouchstoneError(
@@ -121,18 +263,3 @@ def _write(table: pa.Table, output: Path) -> None:
     finally:
         with suppress(OSError):
             scratch.unlink()
-
-
-def _for_csv(table: pa.Table) -> pa.Table:
-    """Times in ISO 8601, and no cell that a spreadsheet would run as a formula: a quote goes before it."""
-    columns = {}
-    for name in table.column_names:
-        column = table[name]
-        if pa.types.is_timestamp(column.type):
-            distinct = pc.unique(column)
-            texts = pa.array([isoformat(us) for us in distinct.cast(pa.int64()).to_pylist()], pa.string())
-            column = texts.take(pc.index_in(column, value_set=distinct))
-        elif pa.types.is_string(column.type):
-            column = pc.replace_substring_regex(column, r"^([=+\-@\t\r\n])", r"'\1")
-        columns[name] = column
-    return pa.table(columns)

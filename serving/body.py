@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Any, Generic, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
+from features.records import Instant
 from serving.errors import FieldError, Malformed, TooLarge, WrongMedia
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -35,20 +40,88 @@ _UNKNOWN = object()
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Reads a JSON body of at most `limit` bytes."""
-    media = request.headers.get("content-type", "application/json")
+    media = _header(request, b"content-type", "application/json")
     if "json" not in media.lower():
         raise WrongMedia(f"content-type {media!r} is not JSON. Send application/json.")
-    declared = request.headers.get("content-length", "")
+    return await read_unpacked(request, limit)
+
+
+async def read_unpacked(request: Request, limit: int) -> bytes:
+    """Reads a body of at most `limit` bytes, whatever it says that it is; a gzip one is unpacked up to the limit."""
+    encoding = _header(request, b"content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", ""):
+        raise WrongMedia(f"content-encoding {encoding!r} is not known. Send gzip, or leave it out.")
+    body = await read_raw(request, limit)
+    return _unpacked(body, limit) if encoding == "gzip" else body
+
+
+async def read_raw(request: Request, limit: int) -> bytes:
+    """Reads a body of at most `limit` bytes as it was sent."""
+    declared = _header(request, b"content-length", "")
     size = int(declared) if declared.isdecimal() else 0
-    body = bytearray()
+    body = b""
     if size <= limit:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                break
+        message = await _received(request)
+        body = message.get("body", b"")
+        if message.get("more_body", False):
+            parts = bytearray(body)
+            while message.get("more_body", False) and len(parts) <= limit:
+                message = await _received(request)
+                parts += message.get("body", b"")
+            body = bytes(parts)
     if max(size, len(body)) > limit:
-        raise TooLarge(f"the body is larger than {limit:,} bytes. Send fewer leads or touchpoints at a time.")
-    return bytes(body)
+        raise _too_large(limit)
+    return body
+
+
+async def _received(request: Request) -> Message:
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
+
+
+def _header(request: Request, name: bytes, default: str) -> str:
+    """A header, without the mapping of all that Starlette makes first."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return default
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit:,} bytes. Send fewer leads or touchpoints at a time.")
+
+
+def _unpacked(body: bytes, limit: int) -> bytes:
+    """Unpacks gzip, however much it claims to hold."""
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        unpacked = unpacking.decompress(body, limit + 1)
+    except zlib.error:
+        raise Malformed("the body is not gzip, though content-encoding says so. Pack it, or leave that out.") from None
+    if len(unpacked) > limit:
+        raise _too_large(limit)
+    if not unpacking.eof:
+        raise Malformed("the gzip body ends too early. Send it whole.")
+    return unpacked
+
+
+def read_time(name: str, text: str) -> datetime:
+    """Reads an instant of the query string, in UTC."""
+    # A plus sign stands for a blank there, and is rarely written as it should be.
+    text = re.sub(r"(\.\d{6})\d+", r"\1", re.sub(r"(T\S*) (\d\d:\d\d)$", r"\1+\2", text))
+    try:
+        return msgspec.convert(text, Instant).astimezone(UTC)
+    except msgspec.ValidationError as error:
+        raise FieldError(name, _mend(str(error), _shortened(text))) from None
+    except OverflowError:
+        raise FieldError(name, f"{text} is beyond the years 1 to 9999 in UTC. Send one of them.") from None
+
+
+# msgspec would round them, so that a touch could happen after what an instant in a table is cut to.
+_FINER = re.compile(rb"\.\d{7}")
+_FINE_TIME = re.compile(rb'("(?:occurred_at|recorded_at|created_at|as_of)"\s*:\s*"[^"\\]*\.\d{6})\d+')
 
 
 class Reader(Generic[T]):
@@ -59,7 +132,9 @@ class Reader(Generic[T]):
         self._decode: Callable[[bytes], T] = msgspec.json.Decoder(kind).decode
 
     def read(self, body: bytes) -> T:
-        """Decodes and checks a body."""
+        """Decodes and checks a body; of times, digits beyond the microsecond are cut off, as in tables."""
+        if _FINER.search(body):
+            body = _FINE_TIME.sub(rb"\1", body)
         try:
             value = self._decode(body)
         except msgspec.ValidationError as error:
@@ -72,7 +147,11 @@ class Reader(Generic[T]):
             raise Malformed(_not_json(str(error), body)) from None
         # PostgreSQL cannot store it, and no name has it.
         if b"\\u0000" in body:
-            for path in _with_nul(_plain(body)):
+            try:
+                path = next(_with_nul(_plain(body)), None)
+            except (ValueError, RecursionError):
+                raise Malformed("the body holds the character NUL (\\u0000). Leave that out.") from None
+            if path is not None:
                 raise FieldError(path, "it holds the character NUL (\\u0000); leave that out.")
         return value
 
@@ -89,6 +168,9 @@ class Reader(Generic[T]):
             steps = _find_entry(self._kind, [step for step in steps if step != "..."], document)
         value = steps[-1] if key else _at(document, steps)
         got = "the value" if value is _UNKNOWN else _shortened(value)
+        if says.startswith("Invalid enum value"):
+            choices = " or ".join(_choices(_type_at(self._kind, steps)))
+            return FieldError(_path(steps), f"got {got}. Send {choices}.")
         named = re.search(r"(required|unknown) field `(.*)`", says)
         if not named:
             return FieldError(_path(steps), _mend(says, got))
@@ -165,12 +247,39 @@ def _at(value: Any, steps: list[Step]) -> Any:
 
 
 def _type_at(kind: Any, steps: list[Step]) -> Any:
+    """The type of what is at a path, that of a struct where it may be one; Any where everything may be."""
     for step in steps:
+        held = [get_args(one) for one in _kinds(kind)]
         if isinstance(step, int):
-            kind = get_args(kind)[0]
+            kind = next((types[0] for types in held if types), Any)
+        elif structs := _structs(kind):
+            kind = next((field.type for field in msgspec.structs.fields(structs[0]) if field.encode_name == step), Any)
         else:
-            kind = next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == step)
-    return kind
+            kind = next((types[1] for types in held if len(types) == 2), Any)
+    return (*_structs(kind), kind)[0]
+
+
+def _kinds(kind: Any) -> Iterator[Any]:
+    """The types that something may be of."""
+    if get_origin(kind) is Annotated:
+        yield from _kinds(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for one in get_args(kind):
+            yield from _kinds(one)
+    else:
+        yield kind
+
+
+def _structs(kind: Any) -> list[type[msgspec.Struct]]:
+    return [one for one in _kinds(kind) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """The words that a type takes."""
+    for one in get_args(kind):
+        if isinstance(one, str):
+            yield one
+        yield from _choices(one)
 
 
 def _find_entry(kind: Any, steps: list[Step], document: Any) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from features.errors import TouchstoneError
 from serving.schemas import Problem
+from serving.store.protocol import StoreError
 
 
 class RequestError(TouchstoneError):
@@ -19,6 +21,7 @@ class RequestError(TouchstoneError):
 
     status: ClassVar[int] = 422
     field: str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 class FieldError(RequestError):
@@ -35,6 +38,12 @@ class Malformed(RequestError):
     status = 400
 
 
+class NotFound(RequestError):
+    """Something that is not there."""
+
+    status = 404
+
+
 class TooLarge(RequestError):
     """A body beyond what is taken."""
 
@@ -47,20 +56,68 @@ class WrongMedia(RequestError):
     status = 415
 
 
+class Unauthorized(RequestError):
+    """A request without a key that is valid."""
+
+    status = 401
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer realm="touchstone", Basic realm="touchstone"'}
+
+
+class Forbidden(RequestError):
+    """A request with a key that is for something else."""
+
+    status = 403
+
+
+class Conflict(RequestError):
+    """A request that is being answered already."""
+
+    status = 409
+
+
+class _Later(RequestError):
+    """A request that may be sent again after some seconds."""
+
+    def __init__(self, detail: str, seconds: int = 1) -> None:
+        super().__init__(f"{detail} Send it again in {seconds} s.")
+        self.headers = {"Retry-After": str(seconds)}
+
+
+class TooMany(_Later):
+    """More requests than one may send."""
+
+    status = 429
+
+
+class Busy(_Later):
+    """More requests than can be answered at once, or a store that cannot be reached."""
+
+    status = 503
+
+
 def problem_response(status: int, detail: str, field: str | None = None, headers: Any = None) -> Response:
     """Builds the answer to a request that failed."""
-    problem = Problem(
-        HTTPStatus(status).phrase, status, detail[:1].upper() + detail[1:] if not field else detail, field
-    )
     return Response(
-        msgspec.json.encode(problem), status_code=status, headers=headers, media_type="application/problem+json"
+        msgspec.json.encode(problem_of(status, detail, field)),
+        status_code=status,
+        headers=headers,
+        media_type="application/problem+json",
     )
+
+
+def problem_of(status: int, detail: str, field: str | None = None) -> Problem:
+    """What went wrong, in the words of RFC 9457."""
+    return Problem(HTTPStatus(status).phrase, status, detail[:1].upper() + detail[1:] if not field else detail, field)
 
 
 async def on_domain_error(request: Request, error: Exception) -> Response:
     """Answers what was refused."""
+    request.scope["problem"] = error
+    if isinstance(error, StoreError):
+        # The text names the database, which is nothing to a caller; it is in the log.
+        error = Busy("the store cannot be reached now, or is full.", 5)
     if isinstance(error, RequestError):
-        return problem_response(error.status, str(error), error.field)
+        return problem_response(error.status, str(error), error.field, error.headers)
     return problem_response(422, str(error))
 
 

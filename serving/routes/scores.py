@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
-import numpy as np
+import msgspec
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response
 
-from features.history import Cohort
-from features.records import dataset_of
 from features.times import datetime_us
 from models.scorer import Scorer
-from models.tiers import TIERS
 from serving.body import Reader, read_body
-from serving.errors import FieldError
+from serving.errors import FieldError, RequestError, TooLarge, problem_of
+from serving.lines import LinesResponse, is_lines
 from serving.operation import Operation, json_response
-from serving.schemas import BulkRequest, BulkResponse, ModelReference, Reason, ScoreRequest, ScoreResponse
-from serving.settings import Settings
+from serving.policy import InForce
+from serving.schemas import (
+    BulkRequest,
+    BulkResponse,
+    LineProblem,
+    ScoreRequest,
+    ScoreResponse,
+)
+from serving.seen import digest, see
+from serving.service import Service, lead_name, policy_for, tenant_of
+from serving.store import StoredLead
+from serving.together import score_records
 
 _EXAMPLE = {
     "lead_id": "L-42",
@@ -33,10 +43,16 @@ _EXAMPLE = {
 }
 _MOST = 5
 _COUNTS = tuple(str(count) for count in range(_MOST + 1))
-_PARAMETERS = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "reasons": {
         "type": "integer", "minimum": 0, "maximum": _MOST, "default": 0,
         "description": "How many reasons to give for a score: what it would be without one kind of touch or attribute.",
+    }
+}  # fmt: skip
+_RECEIPT: dict[str, dict[str, Any]] = {
+    "receipt": {
+        "type": "boolean", "default": False,
+        "description": "Whether to keep what is sent, so that the answer can be given again by its receipt.",
     }
 }  # fmt: skip
 _SMALL = 65_536
@@ -49,52 +65,112 @@ _PROBLEMS = {
 }
 
 
-def operations(scorer: Scorer, settings: Settings) -> list[Operation]:
-    """The operations on a scorer."""
+def operations(service: Service) -> list[Operation]:
+    """The operations on leads that come with the request."""
+    settings, together = service.settings, service.together
     one, many = Reader(ScoreRequest), Reader(BulkRequest)
 
-    def score_one(body: bytes, reasons: int) -> Response:
-        return json_response(answer(scorer, [one.read(body)], reasons)[0])
+    def read(body: bytes) -> tuple[StoredLead, datetime]:
+        lead = one.read(body)
+        at = asked_at(lead, None, datetime.now(UTC))
+        return see(StoredLead(lead), datetime_us(at)), at
 
-    def score_many(body: bytes, reasons: int) -> Response:
+    def score_many(body: bytes, policy: InForce, reasons: int) -> Response:
         asked = many.read(body)
         if len(asked.leads) > settings.max_bulk_leads:
             raise FieldError(
                 "leads", f"got {len(asked.leads):,} leads. Send at most {settings.max_bulk_leads:,} at once."
             )
-        return json_response(BulkResponse(answer(scorer, asked.leads, reasons, asked.as_of, "leads[{}].")))
+        records, instants = asked.leads, instants_of(asked.leads, asked.as_of, "leads[{}].")
+        scorer = policy.scorer(service.scorer)
+        return json_response(BulkResponse(together.score_now(scorer, policy, records, instants, reasons)))
+
+    def score_lines(number: int, lines: Sequence[bytes], policy: InForce, reasons: int) -> bytes:
+        """Scores the lines from a number on; those that are wrong are answered with what is."""
+        now, out = datetime.now(UTC), dict[int, ScoreResponse | LineProblem]()
+        asked: dict[int, tuple[ScoreRequest, datetime]] = {}
+        for place, line in enumerate(lines, number):
+            try:
+                if len(line) > settings.max_body:
+                    raise TooLarge(f"the line is larger than {settings.max_body:,} bytes. Send fewer touchpoints.")
+                if line.strip():
+                    lead = one.read(line)
+                    asked[place] = lead, asked_at(lead, None, now)
+            except RequestError as error:
+                out[place] = LineProblem(place, problem_of(error.status, str(error), error.field))
+        leads, instants = [lead for lead, _ in asked.values()], [at for _, at in asked.values()]
+        if leads:
+            scorer = policy.scorer(service.scorer)
+            out |= zip(asked, together.score_now(scorer, policy, leads, instants, reasons), strict=True)
+        return msgspec.json.Encoder().encode_lines([out[place] for place in sorted(out)])
 
     async def score(request: Request) -> Response:
-        reasons = _reasons(request)
-        return await _work(score_one, await read_body(request, settings.max_body), reasons)
+        reasons = reasons_asked(request)
+        tenant, receipt = tenant_of(request), _receipt_asked(request)
+        body = await read_body(request, settings.max_body)
+        policy = await policy_for(service, request)
+        scorer = policy.scorer(service.scorer)
+
+        def told(score: ScoreResponse, seen: StoredLead) -> Response:
+            answer = body_answer(score, seen)
+            if not receipt:
+                return json_response(answer)
+            given = service.receipts.give(tenant, scorer, answer, reasons, lead_name(seen.record.lead_id), body)
+            return Response(given, media_type="application/json")
+
+        def work() -> Response:
+            seen, at = read(body)
+            (score,) = together.score_now(scorer, policy, [seen.record], [at], reasons)
+            return told(score, seen)
+
+        if len(body) > _SMALL:
+            return await run_sync(work)
+        seen, at = read(body)
+        return told(await together.score(scorer, policy, seen.record, at, reasons), seen)
 
     async def bulk(request: Request) -> Response:
-        reasons = _reasons(request)
-        return await _work(score_many, await read_body(request, settings.max_bulk_body), reasons)
+        reasons = reasons_asked(request)
+        if is_lines(request):
+            lines = partial(score_lines, policy=await policy_for(service, request), reasons=reasons)
+            return LinesResponse(request, lines, longest=settings.max_body)
+        body = await read_body(request, settings.max_bulk_body)
+        policy = await policy_for(service, request)
+        # A large body is worked on without holding up others.
+        return (
+            score_many(body, policy, reasons)
+            if len(body) <= _SMALL
+            else await run_sync(score_many, body, policy, reasons)
+        )
 
     return [
         Operation(
             "POST", "/v1/score", "scoreLead", "Score one lead from its touchpoints and attributes.",
-            score, ScoreResponse, ScoreRequest, _EXAMPLE, _PROBLEMS, _PARAMETERS,
+            score, ScoreResponse, ScoreRequest, _EXAMPLE, _PROBLEMS, {**PARAMETERS, **_RECEIPT}, scope="score",
         ),
         Operation(
-            "POST", "/v1/score/bulk", "scoreLeads", "Score up to 1,000 leads; answers come in their order.",
-            bulk, BulkResponse, BulkRequest, {"leads": [_EXAMPLE]}, _PROBLEMS, _PARAMETERS,
+            "POST", "/v1/score/bulk", "scoreLeads",
+            "Score up to 1,000 leads, or any number as lines of JSON; answers come in their order.",
+            bulk, BulkResponse, BulkRequest, {"leads": [_EXAMPLE]}, _PROBLEMS, PARAMETERS, scope="score",
+            lines=(ScoreRequest, ScoreResponse, LineProblem),
         ),
     ]  # fmt: skip
 
 
-def _reasons(request: Request) -> int:
+def reasons_asked(request: Request) -> int:
     """How many reasons are asked for."""
+    if not request.scope["query_string"]:
+        return 0
     given = request.query_params.get("reasons", "0")
     if given not in _COUNTS:
         raise FieldError("reasons", f"got {given[:80]!r}. Ask for 0 to {_MOST} reasons.")
     return int(given)
 
 
-async def _work(answer: Callable[[bytes, int], Response], body: bytes, reasons: int) -> Response:
-    """Answers a small body at once, which is faster than handing it over, and a large one without holding up others."""
-    return answer(body, reasons) if len(body) <= _SMALL else await run_sync(answer, body, reasons)
+def _receipt_asked(request: Request) -> bool:
+    given = request.query_params.get("receipt", "false")
+    if given not in ("true", "false"):
+        raise FieldError("receipt", f"got {given[:80]!r}. Ask for true or false.")
+    return given == "true"
 
 
 def answer(
@@ -109,65 +185,53 @@ def answer(
     A lead must have been created before that instant, as in a list, where one created later is not scored. Raises
     FieldError with the path of the field; `where` is the path of a lead by its number.
     """
+    return score_records(scorer, leads, instants_of(leads, common, where), reasons)
+
+
+def instants_of(leads: Sequence[ScoreRequest], common: datetime | None = None, where: str = "") -> list[datetime]:
+    """The instants in UTC that leads are asked about; what is raised is as in `answer`."""
     now = datetime.now(UTC)
-    instants = []
-    for number, lead in enumerate(leads):
-        if lead.created_at is None and not lead.touchpoints:
-            raise FieldError(
-                f"{where.format(number)}created_at",
-                f"lead {lead.lead_id!r} has neither created_at nor touchpoints. Give when it was created.",
-            )
-        try:
-            instants.append((lead.as_of or common or now).astimezone(UTC))
-        except OverflowError:
-            raise FieldError(
-                f"{where.format(number)}as_of" if lead.as_of else "as_of",
-                f"{(lead.as_of or common or now).isoformat()} is beyond the years 1 to 9999 in UTC. Send one of them.",
-            ) from None
-    dataset = dataset_of(leads)
-    cohort = Cohort(np.arange(len(leads)), np.array([datetime_us(at) for at in instants], np.int64))
-    for number in np.flatnonzero(dataset.created_at >= cohort.as_of).tolist():
-        raise _too_early(leads[number], common, now, where.format(number))
-    scores = scorer.score(dataset, cohort, reasons)
-    card, tiers = scorer.card, scorer.tiers
-    model = ModelReference(card.name, card.version, card.features)
-    out = []
-    why = [None] * len(leads) if scores.reasons is None else [[Reason(*one) for one in mine] for mine in scores.reasons]
-    ends = (
-        [None] * len(leads) if scores.interval is None else [*zip(*(e.tolist() for e in scores.interval), strict=True)]
-    )
-    rows = zip(
-        leads,
-        instants,
-        scores.probability.tolist(),
-        ends,
-        scores.score.tolist(),
-        scores.tier.tolist(),
-        why,
-        strict=True,
-    )
-    for lead, instant, probability, interval, score, code, mine in rows:
-        tier = TIERS[code]
-        out.append(
-            ScoreResponse(
-                lead.lead_id, instant, probability, interval, score, card.horizon_days,
-                tier, tiers.routes[tier], tiers.version, mine, model,  # type: ignore[arg-type]
-            )
-        )  # fmt: skip
-    return out
+    return [asked_at(lead, common, now, where.format(number)) for number, lead in enumerate(leads)]
 
 
-def _too_early(lead: ScoreRequest, common: datetime | None, now: datetime, where: str) -> FieldError:
-    """What to say of a lead that is asked about as of its creation or before."""
-    born = lead.created_at or min(touch.occurred_at for touch in lead.touchpoints)
-    asked = lead.as_of or common
-    if asked is not None:
-        return FieldError(
-            f"{where}as_of" if lead.as_of else "as_of",
-            f"{asked.isoformat()} is not after {born.isoformat()}, when the lead was created: there was no lead yet. "
-            "Ask about a later time.",
+def body_answer(score: ScoreResponse, seen: StoredLead) -> ScoreResponse:
+    """The answer about a lead that came with the request, of which just that is seen."""
+    return msgspec.structs.replace(score, digest=digest(seen))
+
+
+def asked_at(lead: ScoreRequest, common: datetime | None, now: datetime, where: str = "") -> datetime:
+    """The instant in UTC that a lead is asked about. Raises FieldError unless the lead was created before."""
+    born = lead.created_at or min((touch.occurred_at for touch in lead.touchpoints), default=None)
+    if born is None:
+        raise FieldError(
+            f"{where}created_at",
+            f"lead {lead.lead_id!r} has neither created_at nor touchpoints. Give when it was created.",
         )
+    asked = lead.as_of or common
+    field = f"{where}as_of" if lead.as_of else "as_of"
+    if asked is None:
+        if born < now:
+            return now
+        raise FieldError(
+            f"{where}created_at" if lead.created_at else f"{where}touchpoints[0].occurred_at",
+            f"{born.isoformat()} is not before now, {now.isoformat()} by the server's clock. Correct it, or give "
+            "as_of.",
+        )
+    try:
+        at = asked.astimezone(UTC)
+    except OverflowError:
+        raise FieldError(
+            field, f"{asked.isoformat()} is beyond the years 1 to 9999 in UTC. Send one of them."
+        ) from None
+    if born < at:
+        return at
+    raise too_early(field, asked, born)
+
+
+def too_early(field: str, asked: datetime, born: datetime) -> FieldError:
+    """What to say where a lead is asked about as of its creation or before."""
     return FieldError(
-        f"{where}created_at" if lead.created_at else f"{where}touchpoints[0].occurred_at",
-        f"{born.isoformat()} is not before now, {now.isoformat()} by the server's clock. Correct it, or give as_of.",
+        field,
+        f"{asked.isoformat()} is not after {born.isoformat()}, when the lead was created: there was no lead yet. "
+        "Ask about a later time.",
     )
