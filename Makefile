@@ -1,6 +1,6 @@
 # Every target sets itself up: .venv is built once, and again only when what it is built from has changed.
 
-.PHONY: help demo test test-long check serve bench bench-features notebooks lock clean
+.PHONY: help demo test test-long check serve bench bench-features bench-serving bench-learning bench-lists notebooks lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,13 +21,22 @@ check: .venv/.ready ## Check format, lint, types and the direction of imports, a
 	.venv/bin/lint-imports --no-logo
 
 serve: .venv/.ready ## Serve scores over HTTP
-	.venv/bin/touchstone serve
+	.venv/bin/touchstone serve --no-auth
 
 bench: .venv/.ready ## Measure speed and memory
 	.venv/bin/python -m benchmarks
 
 bench-features: .venv/.ready ## Measure the features beside polars, duckdb and pandas, in minutes and gigabytes
 	.venv/bin/python -m benchmarks.features
+
+bench-serving: .venv/.ready ## Measure the service beside FastAPI doing nothing, MLflow and BentoML, with wrk, in minutes
+	.venv/bin/python -m benchmarks.serving
+
+bench-learning: .venv/.ready ## Measure what must hold of learning where the truth is known, within the hour; goes on where it was stopped
+	.venv/bin/python -m benchmarks.learning
+
+bench-lists: .venv/.ready ## Measure lists beside LightGBM's bare prediction, in minutes and gigabytes
+	.venv/bin/python -m benchmarks.lists
 
 notebooks: .venv/.ready ## Check that the notebooks equal their paired scripts, and run them
 	@for notebook in notebooks/*.ipynb; do \

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from socket import socket
 
     from features import Dataset
+    from serving import Settings
+    from serving.store import Key, SqlStore
     from training import Trained
 
 app = typer.Typer(
@@ -28,6 +31,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+database = typer.Typer(
+    help="Look after the database of the service.",
+    epilog="Example: touchstone db upgrade",
+    no_args_is_help=True,
+)
+keys = typer.Typer(
+    help="Look after the API keys of the service.",
+    epilog="Example: touchstone keys create crm --scope score",
+    no_args_is_help=True,
+)
+policies = typer.Typer(
+    help="Look after a tenant's policy: tiers, routes, worth, events and the agreement of marketing and sales.",
+    epilog="Example: touchstone policy show",
+    no_args_is_help=True,
+)
 OnError = Literal["stop", "quarantine"]
 Data = Annotated[Path, typer.Argument(help="A folder of tables, or a dataset.toml.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output.")]
@@ -45,7 +63,13 @@ RulesFile = Annotated[
     Path | None,
     typer.Option("--rules", help="Your points table in TOML; else one is derived from the kinds of touches."),
 ]
+Database = Annotated[
+    str | None, typer.Option("--database", help="Its URL. [default: TOUCHSTONE_DATABASE, else sqlite:///touchstone.db]")
+]
 ModelFolder = Annotated[Path, typer.Option("--model", help="The folder of a model.")]
+app.add_typer(database, name="db")
+app.add_typer(keys, name="keys")
+app.add_typer(policies, name="policy")
 CHAMPION = Path("models/trained/champion")
 
 
@@ -118,6 +142,10 @@ def train(
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train although the audit finds a certain leak.")
     ] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="A Dask scheduler whose workers grow the trees, e.g. tcp://10.0.0.5:8786, or local."),
+    ] = None,
     mapping: Map = None,
     zone: Zone = None,
     date_format: DateFormat = None,
@@ -126,7 +154,7 @@ def train(
 ) -> None:
     """Audit a dataset, learn from it, compare with the rules on its own past, and register the best model."""
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
-    trained = _train(dataset, horizon, experiment, rules, as_of, as_json, allow_leaks=allow_leaks)
+    trained = _train(dataset, horizon, experiment, rules, as_of, as_json, allow_leaks=allow_leaks, dask=dask)
     _tell_trained(trained, as_json)
 
 
@@ -150,10 +178,11 @@ def backtest(
     from training import backtest as run
     from training import report
 
+    settings = _experiment(experiment, horizon)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
         result = run(
-            dataset, _experiment(experiment, horizon), candidates(_rules(rules)),
+            dataset, settings, candidates(_rules(rules), settings=settings.model),
             until=None if as_of is None else to_us(as_of), progress=progress,
         )  # fmt: skip
     if plots is not None:
@@ -162,6 +191,49 @@ def backtest(
         _json(report.to_dict(result))
     else:
         _print(report.terminal_table(result, _width()), *report.gains_in_words(result))
+
+
+@app.command(epilog="Example: touchstone search build/leads --trials 50 --output found.toml")
+def search(
+    data: Data,
+    trials: Annotated[int, typer.Option(min=1, help="How many, those of an earlier run included.")] = 50,
+    output: Annotated[
+        Path | None, typer.Option(help="The experiment with better settings, if any are found, for --experiment.")
+    ] = None,
+    horizon: Horizon = None,
+    experiment: ExperimentFile = None,
+    as_of: AsOf = None,
+    mapping: Map = None,
+    zone: Zone = None,
+    date_format: DateFormat = None,
+    on_error: OnErrorOption = "stop",
+    as_json: Json = False,
+) -> None:
+    """Look for better settings of the model, and judge them on later origins that the search has not seen."""
+    from msgspec.structs import asdict, replace
+
+    from features.times import to_us
+    from training import search as run
+
+    asked = _experiment(experiment, horizon)
+    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
+    with _progress(as_json) as progress:
+        found = run(
+            dataset, asked, trials=trials, until=None if as_of is None else to_us(as_of), progress=progress,
+        )  # fmt: skip
+    written = output if found.better else None
+    if written is not None:
+        written.write_text(replace(asked, model=found.found).to_toml(), encoding="utf-8")
+    lines = [f"on the origins it searched: log loss {found.searched[1]:.5f}, the default's {found.searched[0]:.5f}"]
+    lines += [found.says, ", ".join(f"{name} {value:.4g}" for name, value in asdict(found.found).items())]
+    if output is not None:
+        lines.append(f"written to {written}" if written else f"{output} is not written: keep the default")
+    _say(as_json, {
+        "study": found.study, "trials": found.trials, "better": found.better, "gain": found.gain._asdict(),
+        "searched": {"default": found.searched[0], "found": found.searched[1]},
+        "default": asdict(found.default), "found": asdict(found.found),
+        "output": str(written) if written else None,
+    }, *lines)  # fmt: skip
 
 
 @app.command(epilog="Example: touchstone promote")
@@ -193,42 +265,145 @@ def rollback(as_json: Json = False) -> None:
     _say(as_json, {"was": was, "champion": now}, f"version {now} is the champion again, in place of {was}")
 
 
-@app.command(epilog="Example: touchstone score build/leads --output scored.csv --as-of 2026-06-25")
-def score(
+@app.command(epilog="Example: touchstone monitor build/leads --weeks 12")
+def monitor(
     data: Data,
-    output: Annotated[Path, typer.Option(help="The scored list, .csv or .parquet.", show_default=False)],
-    as_of: AsOf = None,
     model: ModelFolder = CHAMPION,
-    reasons: Annotated[int, typer.Option(min=0, max=3, help="How many reasons to give for each score.")] = 3,
+    as_of: AsOf = None,
+    since: Annotated[str | None, typer.Option(help="Judge no prediction from before this instant.")] = None,
+    weeks: Annotated[int | None, typer.Option(min=1, help="Judge the last so many weekly instants alone.")] = None,
+    experiment: ExperimentFile = None,
+    output: Annotated[Path | None, typer.Option(help="A file for the same as Markdown.")] = None,
     mapping: Map = None,
     zone: Zone = None,
     date_format: DateFormat = None,
     on_error: OnErrorOption = "stop",
     as_json: Json = False,
 ) -> None:
-    """Score every open lead of a list."""
+    """Hold what a model predicted to what came true, and the leads of now to those it learned from."""
+    from features.times import to_us
+    from models import load_bundle
+    from training import monitor as run
+    from training import report
+
+    scorer = load_bundle(model)
+    asked = [None if instant is None else to_us(instant) for instant in (as_of, since)]
+    settings = _experiment(experiment, None)
+    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
+    with _progress(as_json) as progress:
+        found = run(scorer, dataset, settings, until=asked[0], since=asked[1], weeks=weeks, progress=progress)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(report.monitoring_markdown(found), encoding="utf-8")
+    if as_json:
+        _json(_plain(found))
+    else:
+        _print(*report.monitoring_in_words(found))
+        _print(*(report.plain_table(*table) for table in report.monitoring_tables(found)))
+
+
+@app.command(epilog="Example: touchstone score build/leads --output scored.csv --as-of 2026-06-25")
+def score(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A folder of tables, a dataset.toml, CSV or Parquet files (also patterns), s3://..., a database URL.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="The scored list, .csv or .parquet.", show_default=False)],
+    as_of: AsOf = None,
+    model: ModelFolder = CHAMPION,
+    reasons: Annotated[int, typer.Option(min=0, max=3, help="How many reasons to give for each score.")] = 3,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="A table and what fills it from the database, e.g. 'leads=SELECT * FROM crm'. Repeatable."),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose leads, where the database is the service's own.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a list that was interrupted.")] = False,
+    dask: Annotated[
+        str | None, typer.Option(help="A Dask scheduler whose workers score, e.g. tcp://10.0.0.5:8786, or local.")
+    ] = None,
+    mapping: Map = None,
+    zone: Zone = None,
+    date_format: DateFormat = None,
+    on_error: OnErrorOption = "stop",
+    as_json: Json = False,
+) -> None:
+    """Score every open lead of a list of any size."""
     from features.times import US_PER_DAY, isoformat, to_us
     from models import load_bundle
-    from serving.batch import check_ending, score_list
+    from serving.batch import check_ending, score_input
 
     check_ending(output)
     scorer = load_bundle(model)
-    dataset = _read(data, mapping, zone, date_format, on_error, as_json)
-    instant = time.time_ns() // 1_000 if as_of is None else to_us(as_of)
-    last = int(dataset.history.at.max(initial=dataset.created_at.max(initial=0)))
-    if as_of is None and instant - last > 30 * US_PER_DAY:
+    started = time.time_ns() // 1_000
+    with _progress(as_json) as progress:
+        summary = score_input(
+            scorer, data, output, as_of=None if as_of is None else to_us(as_of), reasons=reasons,
+            columns=_columns(mapping), zone=zone, date_format=date_format, on_error=on_error,
+            queries=_pairs("--query", query, "our table, an equals sign and the query, e.g. 'leads=SELECT * FROM crm'"),
+            tenant=tenant, resume=resume, dask=dask, progress=progress,
+        )  # fmt: skip
+    report = summary.report
+    if not as_json and report is not None:
+        _print(*(f"  {line}" for line in report.lines()))
+    if as_of is None and started - summary.last > 30 * US_PER_DAY:
         _warn(
-            f"the last touchpoint is of {isoformat(last)[:10]}, and leads are scored as of now. Pass --as-of for then."
+            f"the last touchpoint is of {isoformat(summary.last)[:10]}, and leads are scored as of now. Pass --as-of "
+            "for then."
         )
-    summary = score_list(scorer, dataset, instant, output, reasons)
     tiers = ", ".join(f"{count:,} {tier}" for tier, count in summary.tiers.items())
     _say(
         as_json,
-        {**vars(summary), "rows": dict(dataset.report.rows) if dataset.report else {},
-         "quarantined": dict(dataset.report.quarantined) if dataset.report else {}},
+        {"scored": summary.scored, "tiers": dict(summary.tiers), "closed": summary.closed, "later": summary.later,
+         "as_of": summary.as_of, "output": summary.output, "rows": dict(report.rows) if report else {},
+         "quarantined": dict(report.quarantined) if report else {}},
         f"{summary.scored:,} open leads as of {summary.as_of} in {output}: {tiers}",
         f"not scored: {summary.closed:,} closed before, {summary.later:,} created later",
     )  # fmt: skip
+
+
+@app.command(
+    epilog="Example: touchstone push build/scored.csv --to salesforce --output build/push --id-field Lead_Key__c"
+)
+def push(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A scored list, .csv or .parquet, or the URL of the service's database.", show_default=False
+        ),
+    ],
+    to: Annotated[
+        Literal["salesforce", "hubspot", "dynamics", "odoo"], typer.Option(help="Whose shape.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option(help="Where the files go: a new or empty folder.", show_default=False)],
+    id_field: Annotated[
+        str | None, typer.Option(help="The CRM's field that holds our ids. [default: the CRM's own id]")
+    ] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="Write this alone, and there, e.g. score=Rating__c. Repeatable. [default: see docs/crm]"),
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="Whose leads, where a database is named.")] = "default",
+    as_json: Json = False,
+) -> None:
+    """Write scores as files that a CRM's own tool loads; nothing is sent."""
+    from serving.push import push as run
+
+    fields = _pairs("--field", field, "ours, an equals sign and the CRM's, e.g. score=Rating__c")
+    done = run(source, to, output, id_field=id_field, fields=fields, tenant=tenant)
+    if done.left_out and not as_json:
+        _warn(
+            f"{done.left_out:,} leads are left out, for {to} would not find them by their ids: "
+            f"{', '.join(map(repr, done.named))}"
+        )
+    _say(
+        as_json,
+        {"leads": done.leads, "left_out": done.left_out, "output": str(output), "files": [*done.files]},
+        f"{done.leads:,} leads for {to} in {output}: {len(done.files):,} files",
+    )
 
 
 @app.command(epilog="Example: touchstone features build/leads --output build/features.parquet --every 7d")
@@ -268,36 +443,172 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="The port to listen on.")] = None,
+    url: Database = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that serve, one for each core to use.")] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Let everybody in without an API key; on a loopback address alone.")
+    ] = False,
+    mapping: Annotated[
+        Path | None, typer.Option("--mapping", help="A TOML file that says what events of Segment's clients mean.")
+    ] = None,
 ) -> None:
     """Serve scores over HTTP; settings come from TOUCHSTONE_* variables too (docs/settings.md)."""
-    import uvicorn
-    from pydantic import ValidationError
-
     from features.errors import UsageError
     from models import load_bundle
-    from serving import Settings, create_app
+    from serving.keys import has_keys
+    from serving.server import run
+    from serving.store import open_store
 
-    given = {name: value for name, value in (("model", model), ("host", host), ("port", port)) if value is not None}
-    try:
-        settings = Settings(**given)  # type: ignore[arg-type]
-    except ValidationError as problem:
-        wrong = problem.errors()[0]
+    settings = _settings(model=model, host=host, port=port, database=url, workers=workers, mapping=mapping)
+    if no_auth and not _is_loopback(settings.host):
         raise UsageError(
-            f"TOUCHSTONE_{'_'.join(str(part) for part in wrong['loc']).upper()}={wrong['input']!r}: {wrong['msg']}."
-        ) from None
-    scorer = load_bundle(settings.model)
-    card = scorer.card
-    config = uvicorn.Config(
-        create_app(scorer, settings), access_log=False, log_level="warning", server_header=False,
-        timeout_graceful_shutdown=10,
-    )  # fmt: skip
+            f"--no-auth: {settings.host} can be reached from elsewhere. Serve on 127.0.0.1, or leave --no-auth out "
+            "and make API keys: touchstone keys create."
+        )
     with _listen(settings.host, settings.port) as listener:
+        scorer, store = load_bundle(settings.model), open_store(settings.database)
+        card = scorer.card
         host, port = listener.getsockname()[:2]
         _warn(
             f"serving {card.name} {card.version} ({card.model}, {card.horizon_days:g} days) from {settings.model} at "
             f"http://{f'[{host}]' if ':' in host else host}:{port}", "",
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        if not no_auth and not has_keys(store):
+            _warn("there is no API key yet. Make one: touchstone keys create NAME --scope score")
+        run(settings, listener, scorer, store, no_auth=no_auth)
+
+
+@keys.command(epilog="Example: touchstone keys create crm --scope score --scope ingest")
+def create(
+    name: Annotated[str, typer.Argument(help="Who is to use it.", show_default=False)],
+    scope: Annotated[list[str], typer.Option(help="What it is for: ingest, score, read, admin or import. Repeatable.")],
+    tenant: Annotated[str, typer.Option(help="Whose leads.")] = "default",
+    url: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key. It is shown this once; only a hash of it is kept."""
+    from serving.keys import create_key
+
+    with _store(url) as store:
+        key, token = create_key(store, tenant, name, scope, _actor())
+    _say(as_json, {**_shown(tenant, key), "key": token}, f"{token}", f"for {name}: {', '.join(key.scopes)}. Keep it.")
+
+
+@keys.command("list", epilog="Example: touchstone keys list --json")
+def list_them(
+    tenant: Annotated[str | None, typer.Option(help="Whose keys. [default: all]")] = None,
+    url: Database = None,
+    as_json: Json = False,
+) -> None:
+    """List the API keys."""
+    from serving.keys import list_keys
+
+    with _store(url) as store:
+        shown = [_shown(tenant, key) for tenant, key in list_keys(store, tenant)]
+    lines = [
+        f"{each['id']}  {each['tenant']}  {each['name']}  {','.join(each['scopes'])}  {each['state']}" for each in shown
+    ]
+    _say(as_json, {"keys": shown}, *(lines or ["there is no API key yet. Make one: touchstone keys create"]))
+
+
+@keys.command(epilog="Example: touchstone keys revoke mrswmylvnr2a-5f0c1a2b")
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.", show_default=False)],
+    url: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Make an API key worth nothing, within 5 seconds."""
+    from serving.keys import revoke_key, tenant_of_key
+
+    with _store(url) as store:
+        key = revoke_key(store, key_id, _actor())
+    _say(as_json, _shown(str(tenant_of_key(key.id)), key), f"{key.id} ({key.name}) is revoked")
+
+
+@keys.command(epilog="Example: touchstone keys rotate mrswmylvnr2a-5f0c1a2b --grace 1d")
+def rotate(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.", show_default=False)],
+    grace: Annotated[str, typer.Option(help="How much longer the old key holds, e.g. 1d or 2h.")] = "0",
+    url: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Make a new API key in the place of one, which ends after the grace period."""
+    from features.times import days
+    from serving.keys import rotate_key, tenant_of_key
+
+    seconds = 0.0 if grace == "0" else days(grace) * 86_400
+    with _store(url) as store:
+        key, token = rotate_key(store, key_id, seconds, _actor())
+    shown = {**_shown(str(tenant_of_key(key.id)), key), "key": token, "replaces": key_id}
+    _say(as_json, shown, token, f"in place of {key_id}, which holds for {grace} more. Keep it.")
+
+
+@policies.command(epilog="Example: touchstone policy show --tenant default")
+def show(
+    tenant: Annotated[str, typer.Option(help="Whose policy.")] = "default",
+    url: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Write a policy as JSON, as `policy set` reads it; with --json its version too."""
+    from serving.policy import policy_of
+
+    with _store(url) as store:
+        found = policy_of(store, tenant)
+    policy = _plain(found.policy)
+    _json({"tenant": tenant, "version": found.version, "policy": policy} if as_json else policy)
+
+
+@policies.command("set", epilog="Example: touchstone policy set policy.toml --tenant default")
+def set_it(
+    file: Annotated[Path, typer.Argument(help="A policy in TOML or JSON; see docs/routing.md.", show_default=False)],
+    tenant: Annotated[str, typer.Option(help="Whose policy.")] = "default",
+    url: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Put a policy in force, in the place of the one before; the service follows within 5 seconds."""
+    from serving.policy import read_policy, set_policy
+
+    policy = read_policy(file)
+    with _store(url) as store:
+        done = set_policy(store, tenant, policy, _actor())
+    said = f"tiers and routes of {done.version}" if done.version else "tiers and routes of the model"
+    _say(as_json, {"tenant": tenant, "version": done.version, "policy": _plain(policy)},
+         f"the policy of {tenant} is in force: {said}")  # fmt: skip
+
+
+@database.command(epilog="Example: touchstone db upgrade --database postgresql://touchstone@db.example/touchstone")
+def upgrade(url: Database = None, as_json: Json = False) -> None:
+    """Bring a database to what this version needs; one that is there already stays as it is."""
+    from serving.store import upgrade_database
+
+    url = url or _settings().database
+    before, after = upgrade_database(url)
+    done = "is" if before == after else f"went from {before or 'nothing'} to"
+    _say(as_json, {"before": before, "after": after}, f"the database {done} revision {after}")
+
+
+@app.command(epilog="Example: touchstone export sqlite:///touchstone.db build/export --tenant default")
+def export(
+    url: Annotated[
+        str, typer.Argument(metavar="DATABASE_URL", help="The database of the service.", show_default=False)
+    ],
+    folder: Annotated[Path, typer.Argument(help="Where the tables go: a new or empty folder.", show_default=False)],
+    tenant: Annotated[str, typer.Option(help="Whose leads.")] = "default",
+    as_json: Json = False,
+) -> None:
+    """Write what the service knows as tables, to train on or to take along."""
+    from contextlib import closing
+
+    from features.errors import UsageError
+    from serving.store import open_store
+
+    with closing(open_store(url, create=False)) as store:
+        if tenant not in (known := store.tenants()):
+            names = ", ".join(known[:10]) or "nobody"
+            raise UsageError(f"--tenant {tenant}: nothing is stored for it, but for {names}.")
+        counts = store.export(tenant, folder)
+    rows = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    _say(as_json, {"folder": str(folder), "tenant": tenant, "rows": counts}, f"{rows} in {folder}")
 
 
 @app.command(epilog="Example: touchstone demo")
@@ -329,15 +640,47 @@ def demo(
     _print("\n2. Learn from them, and compare with the point rules on their own past", style="bold")
     trained = _train(dataset, "90d", None, None, None, False)
     _tell_trained(trained, False)
-    _save_plots(trained.backtest, Path("plots"))
+    _save_plots(trained.backtest, Path("plots"), trained.contributed)
     _print("\n3. Score the list", style="bold")
-    score(Path("leads"), Path("scored.csv"), as_of=isoformat(dataset.recorded_until), model=trained.folder)
+    score("leads", Path("scored.csv"), as_of=isoformat(dataset.recorded_until), model=trained.folder)
     _best_leads(Path("scored.csv"))
     _print(
-        f"\nDone in {time.perf_counter() - begun:.0f} s. In {folder}: scored.csv, plots/gains.png, "
-        "plots/calibration.png.",
+        f"\nDone in {time.perf_counter() - begun:.0f} s. In {folder}: scored.csv and the pictures plots/*.png.",
         f"Serve the model: touchstone serve --model {folder}/models/trained/champion",
     )
+
+
+@app.command(epilog="Example: touchstone doctor --database sqlite:///touchstone.db")
+def doctor(
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The folder of a model. [default: the champion]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="The port to listen on.")] = None,
+    url: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Check what this machine or deployment may lack, and say how to mend it; exits with 1 if something failed."""
+    import msgspec
+
+    from features.health import machine
+    from models.health import models
+    from serving.health import file_of, service
+    from training.health import records
+
+    settings = _settings(model=model, host=host, port=port, database=url)
+    file = file_of(settings.database)
+    found = []
+    for check in chain(
+        machine(Path() if file is None else file.parent), models(settings.model), service(settings), records()
+    ):
+        found.append(check)
+        if not as_json:
+            _print(check.line)
+    failed = sum(check.state == "fail" for check in found)
+    if as_json:
+        _json({"ok": not failed, "checks": msgspec.to_builtins(found)})
+    sys.exit(1 if failed else 0)
 
 
 def main() -> None:
@@ -360,6 +703,66 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
+def _settings(**given: Any) -> Settings:
+    """The settings of the service: what is given here goes before the environment."""
+    from pydantic import ValidationError
+
+    from features.errors import UsageError
+    from serving import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as problem:
+        wrong = problem.errors()[0]
+        raise UsageError(
+            f"TOUCHSTONE_{'_'.join(str(part) for part in wrong['loc']).upper()}={wrong['input']!r}: {wrong['msg']}."
+        ) from None
+
+
+@contextmanager
+def _store(url: str | None) -> Iterator[SqlStore]:
+    """The store of the service, made if it is a file that is not there."""
+    from contextlib import closing
+
+    from serving.store import open_store
+
+    with closing(open_store(url or _settings().database)) as store:
+        yield store
+
+
+def _actor() -> str:
+    """Who is at the command line, for the audit log."""
+    import getpass
+
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return "cli"
+
+
+def _shown(tenant: str, key: Key) -> dict[str, Any]:
+    """What may be seen of an API key."""
+    from features.times import isoformat
+    from serving.keys import is_valid
+
+    ends = None if key.revoked_at is None else isoformat(key.revoked_at)
+    state = "valid" if ends is None else "revoked" if not is_valid(key, time.time_ns() // 1_000) else f"until {ends}"
+    return {
+        "id": key.id, "tenant": tenant, "name": key.name, "scopes": [*key.scopes], "state": state,
+        "created_at": isoformat(key.created_at), "revoked_at": ends,
+    }  # fmt: skip
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address is this machine's alone."""
+    from ipaddress import ip_address
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _listen(host: str, port: int) -> socket:
     """Takes the port before anything is told of it, so that 0 becomes a number."""
     from socket import AF_INET, AF_INET6, create_server
@@ -378,20 +781,29 @@ def _listen(host: str, port: int) -> socket:
 def _read(
     data: Path, mapping: list[str] | None, zone: str | None, date_format: str | None, on_error: OnError, quiet: bool
 ) -> Dataset:
-    from features import Dataset, UsageError
+    from features import Dataset
 
-    columns = {}
-    for entry in mapping or ():
-        name, equals, heading = entry.partition("=")
-        if not equals or not name.strip() or not heading.strip():
-            raise UsageError(
-                f"--map {entry!r}: write our column, an equals sign and the heading, e.g. lead_id='Contact ID'."
-            )
-        columns[name.strip()] = heading.strip()
-    dataset = Dataset.read(data, columns=columns, zone=zone, date_format=date_format, on_error=on_error)
+    dataset = Dataset.read(data, columns=_columns(mapping), zone=zone, date_format=date_format, on_error=on_error)
     if not quiet and dataset.report is not None:
         _print(*(f"  {line}" for line in dataset.report.lines()))
     return dataset
+
+
+def _columns(mapping: list[str] | None) -> dict[str, str]:
+    return _pairs("--map", mapping, "our column, an equals sign and the heading, e.g. lead_id='Contact ID'")
+
+
+def _pairs(option: str, entries: list[str] | None, form: str) -> dict[str, str]:
+    """What stands left and right of the equals signs."""
+    from features.errors import UsageError
+
+    pairs = {}
+    for entry in entries or ():
+        name, equals, value = entry.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise UsageError(f"{option} {entry!r}: write {form}.")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 def _train(
@@ -403,6 +815,7 @@ def _train(
     quiet: bool,
     *,
     allow_leaks: bool = False,
+    dask: str | None = None,
 ) -> Trained:
     import logging
 
@@ -414,7 +827,7 @@ def _train(
     with _progress(quiet) as progress:
         return run(
             dataset, _experiment(experiment, horizon), rules=_rules(rules),
-            until=None if as_of is None else to_us(as_of), allow_leaks=allow_leaks, progress=progress,
+            until=None if as_of is None else to_us(as_of), allow_leaks=allow_leaks, dask=dask, progress=progress,
         )  # fmt: skip
 
 
@@ -445,10 +858,14 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
             "known_until": card.known_until, "learned_from": rows, "purchases_learned_from": purchases,
             "notes": list(trained.notes), "audit": [finding.to_dict() for finding in trained.findings],
             "verdict": _plain(trained.verdict),
-            "backtest": report.to_dict(trained.backtest),
+            "backtest": report.to_dict(trained.backtest), "outlook": _plain(trained.outlook),
         })  # fmt: skip
         return
-    _print(report.terminal_table(trained.backtest, _width()), *report.gains_in_words(trained.backtest), *trained.notes)
+    if trained.backtest.judged:
+        _print(report.terminal_table(trained.backtest, _width()), *report.gains_in_words(trained.backtest))
+    _print(*trained.notes)
+    if trained.outlook is not None:
+        _print(*report.outlook_in_words(trained.outlook))
     _print(*report.findings_in_words(trained.findings))
     role = "champion" if trained.champion else "challenger"
     _print(
@@ -456,15 +873,16 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
         f"{trained.folder}"
     )
     if trained.verdict is not None:
-        mend = ["Make it the champion: touchstone promote"] if trained.verdict.promote else []
+        better = trained.verdict.promote and not trained.champion
+        mend = ["Make it the champion: touchstone promote"] if better else []
         _print(*trained.verdict.lines(), *mend)
 
 
-def _save_plots(result: Any, folder: Path) -> None:
+def _save_plots(result: Any, folder: Path, contributed: Any = None) -> None:
     from training import plots
 
-    plots.save(plots.gains(result), folder / "gains.png")
-    plots.save(plots.calibration(result), folder / "calibration.png")
+    for name, figure in plots.pictures(result, contributed).items():
+        plots.save(figure, folder / f"{name}.png")
 
 
 def _best_leads(path: Path) -> None:

@@ -59,18 +59,21 @@ find_uv() {
 }
 
 install_packages() {
-    packages=$(grep -c '^[^ #]' requirements.lock)
+    # Spark is large, and for those alone who run models in it: .ci/run shows how it is installed.
+    locked=.venv/locked.txt
+    awk '/^[^ #]/ { wanted = !/^(pyspark|py4j)==/ } wanted' requirements.lock >$locked
+    packages=$(grep -c '^[^ #]' $locked)
     uv=$(find_uv) || uv=
     if [ -n "$uv" ]; then
         say "installing $packages locked packages with uv"
-        if "$uv" pip install --quiet --python "$python" --require-hashes --compile-bytecode -r requirements.lock; then
+        if "$uv" pip install --quiet --python "$python" --require-hashes --compile-bytecode -r $locked; then
             "$uv" pip install --quiet --python "$python" --no-deps --no-build-isolation --editable .
             return
         fi
         say "uv could not; pip tries"
     fi
     say "installing $packages locked packages with pip, which takes a few minutes"
-    pip install --require-hashes --no-deps --compile -r requirements.lock
+    pip install --require-hashes --no-deps --compile -r $locked
     pip install --no-deps --no-build-isolation --editable .
 }
 
