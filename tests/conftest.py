@@ -14,11 +14,12 @@ from hypothesis import settings
 # Two workers on two cores: threads of theirs would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-NEEDS = ("shared-data",)
+NEEDS = ("java", "node", "postgres", "shared-data")
 
-pytest_plugins = ("pytester", "trained", "tracked")
+pytest_plugins = ("pytester", "stores", "trained", "tracked")
 
-settings.register_profile("default", deadline=None, max_examples=200)
+# The same examples on every machine, so that what passes here passes in CI; `make test-long` looks for new ones.
+settings.register_profile("default", deadline=None, max_examples=200, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile(os.environ.get("TOUCHSTONE_HYPOTHESIS", "default"))
 

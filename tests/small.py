@@ -1,5 +1,6 @@
 """A few hundred made-up leads and a scorer of each kind fitted on them, small enough for every test to use."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
@@ -8,8 +9,11 @@ import numpy as np
 from features import Cohort
 from features.records import AttributeFact, LeadRecord, Touchpoint, dataset_of
 from models import Card, Scorer, Tiers, candidates
+from models.model import Evidence
 from models.scorer import percentiles
 
+PLENTY = Evidence(rows_a_lead=1.0, buyers=1_000)
+"""Rows that are leads, enough of which bought for the settings to be those that are set."""
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 KINDS = (("email", "click"), ("email", "open"), ("website", "visit"), ("call", None), ("demo", "attend"))
 
@@ -59,7 +63,7 @@ def scorer(kind: str) -> Scorer:
     recipe = next(one for one in candidates() if one.name == kind).prepare(dataset)
     cohort = Cohort.at(np.arange(len(dataset)), AS_OF)
     matrix = recipe.features.compute(dataset, cohort)
-    model = recipe.fit(matrix, bought)
+    model = recipe.fit(matrix, bought, PLENTY)
     probability = model.predict(matrix)
     card = Card(
         version="1",
@@ -71,3 +75,16 @@ def scorer(kind: str) -> Scorer:
         percentiles=percentiles(probability),
     )
     return Scorer(recipe.features, model, card, Tiers.for_shares(probability, version="2026-03-01"))
+
+
+@dataclass(frozen=True)
+class Bent:
+    """A model whose log-odds are scaled and shifted."""
+
+    model: object
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def predict(self, matrix):
+        p = self.model.predict(matrix)
+        return 1 / (1 + np.exp(-(self.scale * np.log(p / (1 - p)) + self.shift)))

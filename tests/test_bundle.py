@@ -109,7 +109,7 @@ def test_a_bundle_is_text_without_real_leads(saved, name):
     assert len(leads) == 12 and {lead["lead_id"] for lead in leads} == {f"golden-{i}" for i in range(12)}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"base_rate"}))
 def test_golden_leads_reach_every_column_they_can(saved, name):
     loaded = load_bundle(saved[name])
     golden = json.loads((saved[name] / "golden.json").read_text())
@@ -225,7 +225,7 @@ def test_a_file_that_makes_no_sense_is_refused(bundle, name, raw, says):
         (
             "card.json",
             {"model": "oracle"},
-            r"names the kind of model 'oracle'; .* knows rules, recency, naive_bayes, logistic",
+            r"names the kind of model 'oracle'; .* knows base_rate, rules, recency, naive_bayes, logistic",
         ),
         ("card.json", {"model": "lightgbm"}, "model.txt is missing"),
         ("card.json", {"model": "rules"}, "model.json: .* is missing"),
@@ -246,7 +246,7 @@ def test_a_changed_part_is_refused(bundle, name, changed, says):
 def test_a_model_of_another_width_is_refused(bundle):
     """Compiled loops do not check where they read."""
     parts = json.loads((bundle / "model.json").read_text())
-    wider = {name: [*part, *[0.5] * 10_000] if isinstance(part, list) else part for name, part in parts.items()}
+    wider = {name: [*part, *[-1] * 10_000] if isinstance(part, list) else part for name, part in parts.items()}
     (bundle / "model.json").write_text(json.dumps(wider))
     seal(bundle)
     refused(bundle, r"the model predicts rows of \d+ columns; got a matrix of shape")
@@ -347,7 +347,8 @@ def test_a_name_too_long_for_a_record_does_not_spoil_the_bundle(tmp_path):
     features = FeatureSet.fit(whole.features.features, dataset)
     assert f"web_{long}_decayed_7d" in features.names and f"lead_{long}" in features.names
     size = len(features.names)
-    model = type(whole.model)(np.zeros(size), np.ones(size), np.ones(size), np.zeros(size), 0.5)
+    zeros, ones = np.zeros(size), np.ones(size)
+    model = type(whole.model)(zeros, ones, ones, zeros, 0.5, features.stand_in)
     card = type(whole.card)(**{**{n: getattr(whole.card, n) for n in whole.card.__struct_fields__},
                                "features": features.fingerprint})  # fmt: skip
     scorer = replace(whole, features=features, model=model, card=card)

@@ -9,17 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 import pandas as pd
-import pyarrow.csv
 import pytest
-from trained import ROOT, Trained
+from msgspec.structs import asdict, replace
+from trained import ROOT, Trained, serving
 
 import touchstone
 from features import LEAD_FEATURES, Dataset, FeatureSet
+from training import Experiment
 
 COMMANDS = (
-    "simulate", "audit", "train", "backtest", "promote", "rollback", "score", "features", "serve", "demo",
+    "simulate", "audit", "train", "backtest", "search", "promote", "rollback", "monitor", "score", "push",
+    "features", "serve", "export", "demo", "doctor", "db", "keys", "policy",
 )  # fmt: skip
 SCORED = [
     "lead_id", "as_of", "horizon_days", "probability", "lower", "upper", "score", "tier", "route",
@@ -261,11 +264,11 @@ def test_ids_that_a_spreadsheet_would_run_are_neutralised_in_csv_alone(
     run: Runner, trained: Trained, world: Path
 ) -> None:
     base = ("score", world, "--model", trained.bundle, "--as-of", "2026-02-01", "--output")
-    given = pd.read_csv(world / "leads.csv", dtype=str)["lead_id"].to_list()
+    given = sorted(pd.read_csv(world / "leads.csv", dtype=str)["lead_id"])
     assert run(*base, world.parent / "a.csv").code == 0
     assert run(*base, world.parent / "a.parquet").code == 0
     got = pd.read_csv(world.parent / "a.csv", dtype=str)["lead_id"].to_list()
-    assert got == ["'=1+1", "'+31 6", "'-5", "'@SUM(A1)", "L-1", "a=b"]
+    assert got == ["'+31 6", "'-5", "'=1+1", "'@SUM(A1)", "L-1", "a=b"]
     assert pd.read_parquet(world.parent / "a.parquet")["lead_id"].to_list() == given
     kinds = pd.read_parquet(world.parent / "a.parquet").dtypes
     assert kinds["probability"] == np.float64
@@ -313,11 +316,11 @@ def test_a_list_that_cannot_be_written_leaves_the_old_one(
     output = world.parent / "a.csv"
     output.write_text("the old list")
 
-    def fail(table: object, path: Path) -> None:
+    def fail(tables: object, path: Path) -> None:
         path.write_text("half a li")
         raise failure
 
-    monkeypatch.setattr(pyarrow.csv, "write_csv", fail)
+    monkeypatch.setattr("serving.parts.write_rows", fail)
     before = sorted(world.parent.iterdir())
     told = run("score", world, "--output", output, "--model", trained.bundle, "--as-of", "2026-02-01")
     assert output.read_text() == "the old list"
@@ -383,6 +386,49 @@ def test_train_refuses_a_certain_leak(run: Runner, trained: Trained, tmp_path: P
     assert sorted(tmp_path.iterdir()) == [tmp_path / "leaky"]
 
 
+# --- monitor
+
+
+def test_monitor_tells_people_machines_and_a_file(run: Runner, trained: Trained, tmp_path: Path) -> None:
+    # The bundle has learned from all there is, so at first nothing has matured.
+    base = ("monitor", trained.leads, "--model", trained.bundle)
+    told = run(*base)
+    assert (told.code, told.err) == (0, "")
+    assert re.search(r"version 3, 60 days ahead: nothing has matured yet: from 2026-0\d-\d\d on", told.out)
+
+    young = younger(trained.bundle, tmp_path / "young", "2025-08-01T00:00:00Z")
+    document = run("monitor", trained.leads, "--model", young, "--json", "--output", tmp_path / "new" / "a.md").json
+    assert document["known_until"] == "2025-08-01T00:00:00Z"
+    assert document["holds"] in (True, False)
+    matured = document["matured"]
+    assert (matured["first"], matured["capacity"]) == ("2025-08-01T00:00:00Z", 0.1)
+    assert set(matured["figures"]) == {"ratio", "slope", "log_loss", "base_log_loss", "gain", "auc", "caught"}
+    assert sum(rate["rows"] for rate in matured["tiers"].values()) == matured["all"]["rows"]
+    assert document["drift"]["now"] > 100
+    page = (tmp_path / "new" / "a.md").read_text()
+    assert document["says"] in page and "| hot |" in page
+
+    (tmp_path / "e.toml").write_text("capacity = 0.2\nbootstrap = 10\n")
+    options = ("--since", "2025-09-01", "--weeks", 2, "--as-of", "2025-12-20", "--experiment", tmp_path / "e.toml")
+    fewer = run("monitor", trained.leads, "--model", young, "--json", *options).json["matured"]
+    assert (fewer["instants"], fewer["capacity"]) == (2, 0.2)
+    assert fewer["first"] > "2025-09-01"
+    assert run(*base, "--as-of", "2025-01-20").code == 2
+    assert run(*base, "--weeks", 0).code == 2
+    assert run(*base, "--since", "soon").code == 2
+
+
+def younger(bundle: Path, folder: Path, known_until: str) -> Path:
+    """The same model with another instant that it has learned until."""
+    from msgspec.structs import replace
+
+    from models import Scorer, load_bundle, save_bundle
+
+    made = load_bundle(bundle)
+    card = replace(made.card, known_until=known_until)
+    return save_bundle(Scorer(made.features, made.model, card, made.tiers), folder)
+
+
 # --- backtest, train, demo
 
 
@@ -397,10 +443,76 @@ def test_backtest_tells_machines_and_draws(run: Runner, trained: Trained, tmp_pa
     assert document["horizon_days"] == 56
     assert len(document["origins"]) == 1
     assert document["origins"][0]["origin"] < "2025-09-07"
-    assert set(document["models"]) == {"rules", "recency", "naive_bayes", "logistic", "lightgbm", "blend"}
+    assert set(document["models"]) == {"rules", "base_rate", "recency", "naive_bayes", "logistic", "lightgbm", "blend"}
     assert set(document["against_rules"]) == set(document["models"]) - {"rules"}
-    for name in ("gains.png", "calibration.png"):
+    for name in ("gains.png", "lift.png", "calibration.png", "by_origin.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+
+# MLflow uses what SQLAlchemy is about to drop.
+@pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
+def test_a_company_that_begins_goes_the_whole_way(
+    run: Runner, world: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A week of leads and no purchase: train, go back, score, monitor and serve."""
+    monkeypatch.chdir(store)
+    told = run("train", world, "--as-of", "2026-01-08")
+    assert told.code == 0, told.err
+    assert "too little evidence: no window of 90 days is over yet, and no origin can be judged." in told.out
+    assert "rules, fitted on 0 rows with 0 purchases, is version 1 (champion) in models/trained/1" in told.out
+    document = run("train", world, "--as-of", "2026-01-08", "--json").json
+    assert (document["model"], document["champion"], document["outlook"]["past"]) == ("rules", True, None)
+    assert (document["backtest"]["rows"], document["backtest"]["models"]) == (0, {})
+    assert document["verdict"]["says"] == "nothing proves version 1; it gives way"
+    assert run("rollback", "--json").json == {"was": "2", "champion": "1"}
+
+    assert run("score", world, "--output", "scored.csv", "--as-of", "2026-01-08").code == 0
+    first = pd.read_csv("scored.csv").iloc[0]
+    assert first["lower"] < first["probability"] / 20
+    assert "nothing has matured yet" in run("monitor", world).out
+    assert run("backtest", world).code == 1
+
+    with serving(store / "models" / "trained" / "champion") as (_, address):
+        assert httpx.get(f"{address}/v1/model").json()["backtest"] == {}
+        lead = {"lead_id": "a", "as_of": "2026-01-08T00:00:00Z", "created_at": "2026-01-01T00:00:00Z"}
+        answer = httpx.post(f"{address}/v1/score", json=lead, timeout=300).json()
+    assert answer["model"]["version"] == "1"
+    assert answer["interval"][1] > 10 * answer["probability"]
+
+
+# MLflow uses what SQLAlchemy is about to drop.
+@pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
+def test_a_search_writes_an_experiment_only_if_it_found_something(
+    run: Runner, trained: Trained, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poor = {"num_iterations": 1, "penalty": 1e6}
+    (store / "poor.toml").write_text(
+        "horizon_days = 30\norigins = 2\nbootstrap = 20\nsnapshot_every_days = 60\n[model]\n"
+        + "".join(f"{name} = {value}\n" for name, value in poor.items())
+    )
+    common = "search", trained.leads, "--experiment", store / "poor.toml", "--output", store / "found.toml"
+    told = run(*common, "--trials", 1)
+    assert told.code == 0, told.err
+    assert "1 trials found nothing better than the default beyond the interval" in told.out
+    assert f"{store / 'found.toml'} is not written: keep the default" in told.out
+    assert not (store / "found.toml").exists()
+
+    told = run(*common, "--trials", 4, "--json")
+    assert told.json["trials"] == 4 and told.json["better"] and told.json["gain"]["low"] > 0
+    found = Experiment.read(store / "found.toml")
+    assert asdict(found.model) == told.json["found"] != told.json["default"]
+    assert replace(found, model=Experiment.read(store / "poor.toml").model) == Experiment.read(store / "poor.toml")
+
+    # Both commands that learn take the settings.
+    asked = []
+    for module in ("training.train", "models"):
+        # The function train hides its module from a dotted path.
+        monkeypatch.setattr(
+            sys.modules[module], "candidates", lambda _, settings: asked.append(settings) or sys.exit(0)
+        )
+    for command in ("train", "backtest"):
+        assert run(command, trained.leads, "--experiment", store / "found.toml").code == 0
+    assert asked == [found.model] * 2
 
 
 def test_features_are_those_of_the_feature_set(run: Runner, trained: Trained, tmp_path: Path) -> None:
@@ -426,7 +538,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
     # Threads that wait for a busy processor take far longer than the work.
     told = shell("demo", folder, "--leads", 1_500, OMP_NUM_THREADS="1")
     assert told.code == 0, told.err
-    for name in ("plots/gains.png", "plots/calibration.png"):
+    for name in ("plots/gains.png", "plots/lift.png", "plots/calibration.png", "plots/contributions.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
     assert list(pd.read_csv(folder / "scored.csv").columns) == SCORED
     assert "against the rules" in told.out or "No model beats the rules" in told.out
@@ -450,6 +562,8 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert document["folder"].endswith("models/trained/2")
     assert document["learned_from"] > document["purchases_learned_from"] > 0
     assert set(document["backtest"]["models"]) >= {"rules", document["model"]}
+    assert document["outlook"]["past"]["purchases"] == document["backtest"]["purchases"]
+    assert "Hot now: " in told.out
     assert (folder / "models" / "trained" / "champion").resolve() == champion
 
 
@@ -468,3 +582,36 @@ def test_demo_replaces_nothing_but_a_demonstration(run: Runner, world: Path, mon
         assert run("demo", world.parent / folder).code == 130
         assert [path.name for path in (world.parent / folder).iterdir()] == [".touchstone-demo"]
         (world.parent / folder / "scored.csv").touch()
+
+
+# --- the database of the service
+
+
+def test_a_database_is_upgraded_and_exported(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving.store import Message, Touch, open_store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TOUCHSTONE_DATABASE", raising=False)
+    assert run("db", "upgrade").out == "the database went from nothing to revision 0003\n"
+    assert (tmp_path / "touchstone.db").is_file()
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    monkeypatch.setenv("TOUCHSTONE_DATABASE", url)
+    assert run("db", "upgrade", "--json").json == {"before": None, "after": "0003"}
+    assert run("db", "upgrade", "--database", url).out == "the database is revision 0003\n"
+    store = open_store(url)
+    store.write("acme", [Message(rows=(Touch("L-1", 0, "email", "click"),))]).result()
+    store.close()
+    told = run("export", url, "out", "--tenant", "acme")
+    counts = {"leads": 1, "touchpoints": 1, "outcomes": 0, "attributes": 0, "aliases": 0}
+    assert told.out == f"{', '.join(f'{n} {name}' for name, n in counts.items())} in out\n"
+    assert run("export", url, "again", "--tenant", "acme", "--json").json["rows"] == counts
+    assert Dataset.read("out").ids.tolist() == ["L-1"]
+    told = run("export", url, "out", "--tenant", "acme")
+    assert (told.code, told.err) == (2, "error: out holds something already. Name another folder.\n")
+    told = run("export", url, "more")
+    assert (told.code, told.err) == (2, "error: --tenant default: nothing is stored for it, but for acme.\n")
+    told = run("export", "sqlite:///none.db", "more")
+    assert (told.code, told.err) == (
+        1, "error: none.db: there is no such database. Name the one that the service uses.\n"
+    )  # fmt: skip
+    assert not (tmp_path / "none.db").exists() and not (tmp_path / "more").exists()

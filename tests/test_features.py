@@ -64,6 +64,7 @@ from features import (
     UsageError,
 )
 from features.aggregates import run
+from features.example import example
 from features.history import Attributes as AttributeColumns
 from features.history import Outcomes, _slices
 from features.times import NEVER, isoformat
@@ -181,6 +182,15 @@ def check_against_the_oracle(world, as_ofs, declared=EVERY, fitted=None):
 
 
 # Against the oracle.
+
+
+def test_age_stands_in_for_days_since_what_never_came() -> None:
+    dataset = example()
+    features = FeatureSet.fit((DaysSince(by="channel"), Age(), DaysSinceFirst(), Count(), Attributes()), dataset)
+    age = features.names.index("age_days")
+    expected = [age if name.startswith("days_since") else -1 for name in features.names]
+    assert features.stand_in.tolist() == expected and age in expected
+    assert set(FeatureSet.fit((DaysSince(), Count()), dataset).stand_in.tolist()) == {-1}
 
 
 def test_every_kind_of_feature_has_an_oracle_and_is_tested():

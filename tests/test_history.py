@@ -475,6 +475,20 @@ def split_leads(draw):
     return lead, own, other
 
 
+def test_a_link_does_not_change_which_copy_of_a_message_came_first():
+    def copy(at, known, value):
+        return dict(at=at, known=known, channel="web", action="", value=value, message="m", dated=False)
+
+    nothing = dict(created=0, attributes={}, touches=[], facts=[], outcomes=[])
+    lead = dict(nothing, touches=[copy(5 * DAY, 6 * DAY, 2.0), copy(3 * DAY, LINK, 7.0)])
+    links = pd.DataFrame({"lead_id": ["old"], "same_as": ["lead"], "occurred_at": [isoformat(LINK)]})
+    linked = Dataset.from_frames(**tables_of([nothing, lead], ["lead", "old"]), aliases=links)
+    history = linked.history
+    assert history.lead.tolist() == [0, 1] and history.value.tolist() == [2.0, 2.0]
+    assert history.at.tolist() == [5 * DAY] * 2 and history.known.tolist() == [LINK, 6 * DAY]
+    assert linked.report.duplicates == 1
+
+
 @given(case=split_leads(), waits=st.lists(st.sampled_from(DELAYS), min_size=1, max_size=3), data=st.data())
 def test_a_lead_under_two_ids_is_one_lead_from_their_link_on(case, waits, data):
     whole, own, other = case

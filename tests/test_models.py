@@ -14,27 +14,33 @@ from worlds import table
 from features import Cohort, Dataset, Kind, ModelError, UsageError
 from features.records import dataset_of
 from models import MODELS, Card, PointsTable, Scorer, candidates
+from models.base_rate import BaseRate
 from models.blend import Blend
 from models.linear import Logistic, fit_curve
+from models.model import Evidence
 from models.naive_bayes import NaiveBayes
 from models.recency import Recency
 from models.rules import AttributeRule, Rules
 from models.scorer import percentiles, scored_list
+from models.settings import DEFAULT
 from models.trees import PARAMETERS, LightGBM
 
 ROOT = Path(__file__).parents[1]
 RULES = Rules(np.array([2, 3, 2]), np.array([3.0, -1.0, 10.0]), np.array([np.nan, np.nan, 4.0]), 0.1, 0.0, 1.0)
 FITS = {
     "rules": RULES.fit,
+    "base_rate": BaseRate.fit,
     "recency": Recency.fit,
     "naive_bayes": NaiveBayes.fit,
     "logistic": Logistic.fit,
     "lightgbm": LightGBM.fit,
     "blend": Blend.fit,
 }
-JSON = sorted(set(MODELS) - {"lightgbm", "blend"})
+JSON = sorted(set(MODELS) - {"lightgbm", "blend", "base_rate"})
 SOFT = ["logistic", "lightgbm", "blend"]
 every_model = pytest.mark.parametrize("name", MODELS)
+every_learner = pytest.mark.parametrize("name", sorted(set(MODELS) - {"base_rate"}))
+"""Those that tell leads apart."""
 
 
 def some_rows(name, count=400, seed=0):
@@ -79,7 +85,7 @@ def test_a_model_read_from_its_files_predicts_the_same_bits(name):
     assert again.to_files() == model.to_files()
 
 
-@every_model
+@every_learner
 def test_a_row_alone_predicts_the_bits_it_has_in_a_batch(name):
     model, rows = fitted(name), some_rows(name, seed=1)
     batch = model.predict(rows)
@@ -89,7 +95,7 @@ def test_a_row_alone_predicts_the_bits_it_has_in_a_batch(name):
         assert bits(np.concatenate(parts)) == bits(batch)
 
 
-@every_model
+@every_learner
 def test_a_model_learns(name):
     rows = some_rows(name, seed=1)
     bought, probability = some_labels(rows, seed=1), fitted(name).predict(rows)
@@ -124,7 +130,7 @@ def test_an_infinite_value_in_training_does_no_harm(name):
     assert np.abs(probability - fitted(name).predict(rows)).mean() < 0.02
 
 
-@every_model
+@every_learner
 def test_a_model_refuses_rows_it_would_misread(name):
     for columns in (0, 1, 3, *(() if name == "rules" else (6, 8))):
         with pytest.raises(ModelError, match=r"column|matrix"):
@@ -152,28 +158,20 @@ def test_a_truncated_model_is_refused(name):
             refused(name, file, whole[:cut], r"^model\.json cannot be read|^This model text is damaged")
 
 
-def test_a_process_of_its_own_tries_trees_first(monkeypatch):
-    def refuse(text):
-        raise ModelError(f"tried {len(text)}")
-
-    monkeypatch.setattr("models.trees.check_in_child", refuse)
-    for name in ("lightgbm", "blend"):
-        refused(name, "model.txt", "any text", "^tried 8$")
-
-
 @pytest.mark.parametrize("text", ["nonsense", "[]", "null", "7", '"x"', "[" * 100_000])
 @pytest.mark.parametrize("name", JSON)
 def test_what_is_no_json_object_is_refused(name, text):
     refused(name, "model.json", text, r"^model\.json cannot be read")
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"lightgbm"}))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"lightgbm", "base_rate"}))
 def test_a_part_that_is_missing_or_of_another_type_is_refused(name):
     parts = json.loads(fitted(name).to_files()["model.json"])
     assert len(parts) >= 2
     for part, value in parts.items():
         rest = {p: v for p, v in parts.items() if p != part}
-        refused(name, "model.json", json.dumps(rest), f"^model.json: '{part}' is missing")
+        if part != "stand_in":
+            refused(name, "model.json", json.dumps(rest), f"^model.json: '{part}' is missing")
         bad = [None, "12", True, {}, ["1"], [[[]]], [[True]], [1e999], [10**400], 10**400, [["a"]]]
         for wrong in [*bad, [1.0] if isinstance(value, float) else 1.0]:
             changed = json.dumps({**parts, part: wrong})
@@ -270,7 +268,7 @@ def points_of(points_table):
     dataset = Dataset.from_frames(touchpoints=table(TOUCHES), leads=table(LEADS))
     recipe = Rules.prepare(points_table, dataset)
     matrix = recipe.features.compute(dataset, Cohort.at(np.arange(len(dataset)), "2026-03-01"))
-    rules = recipe.fit(matrix, np.arange(len(dataset)) % 2 == 0)
+    rules = recipe.fit(matrix, np.arange(len(dataset)) % 2 == 0, small.PLENTY)
     return dict(zip(dataset.ids.tolist(), rules.points(matrix).tolist(), strict=True))
 
 
@@ -413,6 +411,44 @@ def test_logistic_equals_scikit_learn_on_the_same_design():
     np.testing.assert_allclose(Logistic.fit(rows, bought).predict(rows), expected, atol=1e-6, rtol=0)
 
 
+def test_what_stands_in_for_a_missing_value_counts_four_times():
+    rows, label = some_rows("logistic", seed=3), some_labels(some_rows("logistic", seed=3))
+    whole = int(np.flatnonzero(~np.isnan(rows).any(axis=0) & (rows.std(axis=0) > 0))[0])
+    gaps = np.flatnonzero(np.isnan(rows).any(axis=0) & ~np.isnan(rows).all(axis=0))
+    empty = np.flatnonzero(np.isnan(rows).all(axis=0))
+    assert len(gaps) and len(empty)
+    stand_in = np.full(rows.shape[1], -1, np.int32)
+    stand_in[[*gaps, *empty]] = whole
+    filled = rows.copy()
+    for column in gaps:
+        missing = np.isnan(rows[:, column])
+        filled[missing, column] = 4 * rows[missing, whole]
+    model, plain = Logistic.fit(rows, label, stand_in=stand_in), Logistic.fit(filled, label)
+    np.testing.assert_array_equal(model.weight, plain.weight)
+    np.testing.assert_array_equal(model.predict(rows), plain.predict(filled))
+    assert not model.missing[gaps].any() and (model.stand_in[empty] == -1).all()
+    assert not np.array_equal(model.predict(rows), Logistic.fit(rows, label).predict(rows))
+    total = model.terms(rows).sum(axis=1) + model.intercept
+    np.testing.assert_allclose(total, model.logits(rows), rtol=1e-12)
+    again = Logistic.from_files(model.to_files())
+    np.testing.assert_array_equal(again.predict(rows), model.predict(rows))
+
+
+def test_a_model_saved_before_anything_could_stand_in_is_read_as_it_was():
+    parts = json.loads(fitted("logistic").to_files()["model.json"])
+    assert set(parts.pop("stand_in")) == {-1}
+    rows = some_rows("logistic")
+    again = Logistic.from_files({"model.json": json.dumps(parts)})
+    np.testing.assert_array_equal(again.predict(rows), fitted("logistic").predict(rows))
+
+
+@pytest.mark.parametrize("wrong", [-2, 99, 0.5])
+def test_what_stands_in_has_to_be_a_column(wrong):
+    parts = json.loads(fitted("logistic").to_files()["model.json"])
+    parts["stand_in"][0] = wrong
+    refused("logistic", "model.json", json.dumps(parts), r"^model\.json: stand_in names columns, of which there are")
+
+
 @pytest.mark.parametrize(("count", "least", "most"), [(20, 0.2, 0.8), (500, 0.9, 0.99), (50_000, 0.999, 1)])
 def test_a_curve_is_scikit_learn_s_and_flatter_while_purchases_are_few(count, least, most):
     score = np.random.default_rng(0).normal(size=count) * 40 + 7
@@ -465,8 +501,8 @@ def test_a_soft_label_counts_as_that_share_of_a_purchase(name):
     hard = (np.arange(5) < shares[:, None]).ravel()
     soft = np.repeat(shares / 5, 5)
     assert (hard.reshape(200, 5).mean(axis=1) == shares / 5).all()
-    model = FITS[name](rows, soft)
-    difference = model.predict(rows) - FITS[name](rows, hard).predict(rows)
+    model, other = (FITS[name](rows, label, DEFAULT.fitting(Evidence(5, 1_000))) for label in (soft, hard))
+    difference = model.predict(rows) - other.predict(rows)
     # Trees draw rows by place, and rows that are alike differ in their hard labels.
     assert np.abs(difference).max() < (1e-6 if name == "logistic" else 0.08)
     assert model.predict(rows).mean() == pytest.approx(soft.mean(), abs=0.01)
@@ -562,7 +598,7 @@ def test_a_scorer_needs_100_percentiles():
         scorer_of((0.1, 0.2, 0.3))
 
 
-@every_model
+@every_learner
 def test_threads_and_chunks_do_not_change_a_bit(name):
     scorer, dataset = small.scorer(name), dataset_of(small.records())
     rng = np.random.default_rng(0)

@@ -1,8 +1,11 @@
-"""One lead, one probability: the same leads through Python, lists and HTTP, equal to the last bit."""
+"""One lead, one probability: the same leads through Python, lists, HTTP and the store, equal to the last bit."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,17 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from trained import ROOT, Trained
+from stores import fill
+from trained import ROOT, Trained, serving, simulate_leads
 
 from features import Cohort, Dataset
 from features.records import LeadRecord, dataset_of
-from features.times import isoformat
+from features.times import NEVER, isoformat
 from models import MODELS, Scorer, load_bundle
+from serving.batch import score_list
+from serving.store import open_store
 
-ASKED = 200
+ASKED = 500
 DAY = 86_400_000_000
 
 
@@ -160,6 +166,73 @@ def test_http_in_bulk(
     assert response.status_code == 200, response.text
     assert {one["lead_id"]: _from_json(one) for one in response.json()["scores"]} == expected
     assert [one["lead_id"] for one in response.json()["scores"]] == [one["lead_id"] for one in leads]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_stored_leads(
+    trained: Trained,
+    dataset: Dataset,
+    asked: Cohort,
+    as_of: int,
+    expected: dict[str, tuple[bytes, int, str, str]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    database: str,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}" if database == "sqlite" else request.getfixturevalue("postgres_ready")
+    with closing(open_store(url)) as store:
+        fill(store, "default", trained.leads, dataset.ids[asked.lead])
+    with serving(trained.bundle, "--database", url) as (_, address):
+        answers = _stored(address, dataset.ids[asked.lead], [isoformat(as_of)] * len(asked))
+    assert {name: _from_json(answer) for name, answer in answers.items()} == expected
+    assert all(answer["open"] and answer["as_of"] == isoformat(as_of) for answer in answers.values())
+
+
+@pytest.mark.long
+def test_ten_thousand_leads(trained: Trained, tmp_path: Path) -> None:
+    """Each as of its own instant, before or after it closed; and those that are open at one instant in a list too."""
+    simulate_leads(tmp_path / "leads", leads=10_000, seed=11)
+    dataset, scorer = Dataset.read(tmp_path / "leads"), load_bundle(trained.bundle)
+    rng = np.random.default_rng(0)
+    places = np.flatnonzero(dataset.merged_at == NEVER)
+    asked = Cohort.at(places, dataset.created_at[places] + rng.integers(1, 200 * DAY, len(places)))
+    assert len(asked) >= 10_000
+    names, instants = dataset.ids[asked.lead].tolist(), [isoformat(at) for at in asked.as_of]
+    expected = dict(zip(names, map(bits, scorer.score(dataset, asked).probability), strict=True))
+    common = int(np.quantile(dataset.history.known, 0.7))
+    score_list(scorer, dataset, common, tmp_path / "scored.parquet")
+    listed = pd.read_parquet(tmp_path / "scored.parquet").set_index("lead_id")["probability"].map(bits).to_dict()
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    with closing(open_store(url)) as store:
+        fill(store, "default", tmp_path / "leads")
+    with serving(trained.bundle, "--database", url) as (_, address):
+        body = b"\n".join(
+            json.dumps(record(dataset, lead) | {"as_of": at}).encode()
+            for lead, at in zip(asked.lead.tolist(), instants, strict=True)
+        )
+        lines = httpx.post(
+            f"{address}/v1/score/bulk", content=body, headers={"content-type": "application/x-ndjson"}, timeout=300
+        )
+        assert [(one["lead_id"], bits(one["probability"])) for one in map(json.loads, lines.text.splitlines())] == [
+            *expected.items()
+        ]
+        stored = _stored(address, names, instants)
+        assert {name: bits(answer["probability"]) for name, answer in stored.items()} == expected
+        stored = _stored(address, [*listed], [isoformat(common)] * len(listed))
+        assert {name: bits(answer["probability"]) for name, answer in stored.items()} == listed
+    assert len(listed) > 2_000
+
+
+def _stored(address: str, names: Iterable[str], instants: Iterable[str]) -> dict[str, Any]:
+    """Asks for the scores of stored leads, some at a time."""
+    with httpx.Client(base_url=address, timeout=300) as client, ThreadPoolExecutor(4) as pool:
+
+        def ask(name: str, as_of: str) -> Any:
+            response = client.get(f"/v1/leads/{name}/score", params={"as_of": as_of})
+            assert response.status_code == 200, response.text
+            return response.json()
+
+        return {answer["lead_id"]: answer for answer in pool.map(ask, names, instants)}
 
 
 @pytest.mark.parametrize("model", MODELS)

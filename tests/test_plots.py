@@ -1,11 +1,15 @@
 """The pictures show what the figures say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from features import UsageError
 from training import Backtest, Experiment
-from training.plots import calibration, calibration_points, gains, save
+from training.metrics import MEASURES
+from training.plots import by_origin, calibration, calibration_points, gains, lift, pictures, save
 
 DAY = 86_400_000_000
 MODELS = ("rules", "naive_bayes", "logistic", "lightgbm")
@@ -85,6 +89,79 @@ def test_the_rules_are_grey_and_the_others_each_of_another_colour(result):
     colours = [line_of(figure, name.replace("_", " ")).get_color() for name in MODELS]
     assert colours[0] == "#868e96"
     assert len(set(colours)) == 4
+
+
+# Lift.
+
+
+def test_lift_passes_through_the_figures_of_the_table_and_ends_at_one(result):
+    figure = lift(result)
+    assert legend_of(figure) == ["by lot", "rules", "naive bayes", "logistic", "lightgbm"]
+    for name in MODELS:
+        shares, times = line_of(figure, name.replace("_", " ")).get_data()
+        assert times[-1] == pytest.approx(1)
+        table = result.evaluation.estimate(name, "lift").value
+        assert np.interp(0.2, shares, times) == pytest.approx(table, rel=0.03)
+    assert line_of(figure, "by lot").get_ydata() == [1, 1]
+
+
+# From origin to origin.
+
+
+@pytest.fixture(scope="module")
+def replays(result):
+    """The same leads at three origins, at the last of them with the rules' probabilities for all models."""
+    n = len(result.lead)
+    probability = {name: np.tile(p, 3) for name, p in result.probability.items()}
+    for p in probability.values():
+        p[2 * n :] = result.probability["rules"]
+    origin = np.repeat(np.arange(3) * 30 * DAY, n)
+    learned = {k * 30 * DAY: (100, 10) for k in range(3)}
+    return Backtest(result.experiment, np.tile(result.lead, 3), origin, np.tile(result.bought, 3), probability, learned)
+
+
+@pytest.mark.parametrize("measure", [measure.name for measure in MEASURES])
+def test_each_origin_is_drawn_with_the_figures_of_its_table(replays, measure):
+    figure = by_origin(replays, measure)
+    table = replays.table_by_origin()
+    for name in MODELS:
+        drawn = line_of(figure, name.replace("_", " ")).get_ydata()
+        assert list(drawn) == table.xs(name, level="model")[measure].tolist()
+        assert drawn[0] == drawn[1] and (drawn[2] != drawn[1]) == (name != "rules")
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    bought = replays.bought[replays.origin == 0].sum()
+    assert labels == [f"1970-{day}\n{bought}" for day in ("01-01", "01-31", "03-02")]
+
+
+def test_an_unknown_measure_and_a_list_without_origins_are_refused(replays):
+    with pytest.raises(UsageError, match=r"there is no measure 'f1'\. Use one of log_loss, brier, auc"):
+        by_origin(replays, "f1")
+    with pytest.raises(UsageError, match="a list without times has no origins"):
+        by_origin(replace(replays, folds=5))
+
+
+def test_there_is_every_picture_that_can_be(replays):
+    assert list(pictures(replays)) == ["gains", "lift", "calibration", "by_origin"]
+    assert list(pictures(replace(replays, folds=5))) == ["gains", "lift", "calibration"]
+    assert all(figure._repr_png_().startswith(b"\x89PNG") for figure in pictures(replays).values())
+
+
+# Tables in a notebook.
+
+
+def test_a_backtest_is_a_table_and_shows_itself(result):
+    table = result.table()
+    assert table.index[-1] == result.best(MODELS) and set(table.index) == set(MODELS)
+    for measure in MEASURES:
+        estimate = result.evaluation.estimate("rules", measure.name)
+        assert table.loc["rules", measure.name].to_dict() == estimate._asdict()
+    html = result._repr_html_()
+    assert html.count("<tr>") == 1 + len(MODELS) and "against the rules: log loss" in html
+
+
+def test_what_is_shown_cannot_break_out_of_the_page():
+    result = judged([1, 0], {"<script>": [0.6, 0.4]})
+    assert "<script>" not in result._repr_html_() and "&lt;script&gt;" in result._repr_html_()
 
 
 # Calibration.

@@ -130,4 +130,4 @@ def test_an_unknown_need_is_refused(pytester: pytest.Pytester, monkeypatch: pyte
     pytester.makeconftest((ROOT / "tests" / "conftest.py").read_text())
     monkeypatch.setenv("TOUCHSTONE_REQUIRE", "shared-dta")
     complaint = pytester.runpytest_subprocess().stderr.str()
-    assert "TOUCHSTONE_REQUIRE names ['shared-dta']. Known: shared-data." in complaint
+    assert "TOUCHSTONE_REQUIRE names ['shared-dta']. Known: java, node, postgres, shared-data." in complaint

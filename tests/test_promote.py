@@ -1,10 +1,12 @@
 """Promotion: a challenger has to be proved better, alias and bundle move together, and one command goes back."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
+from small import Bent
 
 from features import Dataset, TouchstoneError
 from features.times import US_PER_DAY, isoformat
@@ -19,19 +21,6 @@ from training.train import fit
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
 
 MONTH = Experiment(name="month", horizon_days=28, origins=4, origin_every_days=28, snapshot_every_days=28, bootstrap=40)
-
-
-@dataclass(frozen=True)
-class Bent:
-    """A model whose log-odds are scaled and shifted."""
-
-    model: object
-    scale: float = 1.0
-    shift: float = 0.0
-
-    def predict(self, matrix):
-        p = self.model.predict(matrix)
-        return 1 / (1 + np.exp(-(self.scale * np.log(p / (1 - p)) + self.shift)))
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +121,10 @@ def test_it_says_whose_tier_changes(judged, dataset):
     [
         ((0.01, 0.001, 0.02), (1.0, 0.9, 1.1), True),
         ((0.01, -0.001, 0.02), (1.0, 0.9, 1.1), False),
-        ((0.01, -0.001, 0.02), (1.3, 1.1, 1.5), True),
-        ((-0.01, -0.02, 0.001), (0.7, 0.5, 0.9), True),
+        ((0.01, -0.001, 0.02), (1.3, 1.1, 1.5), False),
+        ((0.01, -0.001, 0.02), (1.6, 1.3, 1.9), True),
+        ((0.01, -0.001, 0.02), (0.6, 0.5, 0.75), True),
+        ((-0.01, -0.02, 0.001), (0.6, 0.5, 0.75), False),
         ((-0.01, -0.02, -0.001), (0.7, 0.5, 0.9), False),
         ((-0.01, -0.02, -0.001), (1.0, 0.9, 1.1), False),
     ],
@@ -217,3 +208,25 @@ def test_without_a_model_there_is_nothing_to_promote(store):
 def test_a_version_that_is_not_there(two):
     with pytest.raises(TouchstoneError, match="there is no version 7"):
         promote("7", folder=two[0])
+
+
+def test_a_log_without_signal_is_called_so_and_not_promoted(store):
+    """Outcomes dealt out by lot: no model knows more than the base rate, and nobody is to serve one that does not."""
+    rng = np.random.default_rng(0)
+    ids = [f"L-{k}" for k in range(600)]
+    dataset = Dataset.from_frames(
+        leads=pd.DataFrame({"lead_id": ids, "created_at": "2026-01-01", "size": rng.normal(size=600)}),
+        outcomes=pd.DataFrame({
+            "lead_id": ids, "occurred_at": "2026-01-02", "outcome": rng.choice(["won", "lost"], 600, p=[0.2, 0.8]),
+        }),
+    )  # fmt: skip
+    trained = train(dataset, MONTH, folder=store / "models")
+    assert not trained.champion and not (store / "models" / "champion").exists()
+    assert any(note.startswith("no signal: ") for note in trained.notes), trained.notes
+    with pytest.raises(TouchstoneError, match=r"no better than the base rate.*--force"):
+        promote(folder=store / "models")
+    assert promote(folder=store / "models", force=True).challenger == "1"
+    assert load_bundle(store / "models" / "champion").card.version == "1"
+    # Beside a champion it stays one too.
+    again = train(dataset, MONTH, folder=store / "models")
+    assert not again.verdict.promote and again.verdict.says.startswith("no signal: ")

@@ -1,11 +1,26 @@
 """The MLflow model gives the probabilities of the bundle in it, whatever kind of data frame asks."""
 
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small
+from trained import ROOT
 
 from features import Cohort, UsageError
 from features.records import dataset_of
@@ -169,3 +184,119 @@ def test_a_bad_row_is_named(logged, changed, says):
 def test_as_of_must_be_a_column(logged):
     with pytest.raises(UsageError, match=r"row 0: as_of is missing"):
         logged.predict(pd.DataFrame({"lead_id": ["a"]}))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The model as MLflow lays it down, for other processes."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("saved")
+    mlflow.pyfunc.save_model(
+        folder / "model",
+        python_model=str(_PYFUNC),
+        artifacts={"bundle": str(save_bundle(small.scorer(KIND), folder / "bundle"))},
+        pip_requirements=["numpy"],
+    )
+    return folder / "model"
+
+
+@pytest.fixture
+def elsewhere():
+    """What other processes find in their environment."""
+
+    def before(path, name):
+        return os.pathsep.join([str(path), *filter(None, [os.environ.get(name)])])
+
+    return os.environ | {
+        "PYTHONPATH": before(ROOT, "PYTHONPATH"),
+        # MLflow starts its server by the name of the program.
+        "PATH": before(Path(sys.executable).parent, "PATH"),
+        "PYSPARK_PYTHON": sys.executable,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
+def test_mlflow_models_serve_gives_the_bits_of_the_bundle(saved, elsewhere, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(saved), "--env-manager", "local",
+               "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            command, env=elsewhere, cwd=tmp_path, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            with suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/ping").status_code == 200:
+                    break
+            time.sleep(0.1)
+        asked = {"dataframe_records": as_text([row | {"as_of": small.AS_OF} for row in rows()])}
+        answer = httpx.post(f"http://127.0.0.1:{port}/invocations", json=asked, timeout=300)
+        assert answer.status_code == 200, answer.text
+    finally:
+        # The command starts servers of its own.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    scores, told = expected(), pd.DataFrame(answer.json()["predictions"])
+    assert told["probability"].to_numpy().tobytes() == scores.probability.tobytes()
+    assert told["lead_id"].tolist() == [lead.lead_id for lead in records()]
+    assert told["tier"].tolist() == scores.tiers
+
+
+SPARK = """
+import json, sys, warnings
+# PySpark warns of pandas 3, which MLflow and Touchstone do with.
+warnings.simplefilter("ignore")
+import mlflow
+from pyspark.sql import SparkSession
+from pyspark.sql.functions import struct
+
+model, leads, output = sys.argv[1:]
+own = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+spark = SparkSession.builder.master("local[2]").config(map=own).getOrCreate()
+touch = "array<struct<occurred_at: string, channel: string, action: string, value: double>>"
+fact = "array<struct<occurred_at: string, name: string, value: string>>"
+frame = spark.read.schema(
+    "lead_id string, as_of string, created_at string, attributes struct<industry: string, employees: double>, "
+    f"attribute_facts {fact}, touchpoints {touch}"
+).json(leads).repartition(3)
+scored = mlflow.pyfunc.spark_udf(
+    spark, model, result_type="lead_id string, probability double, tier string, score long", env_manager="local"
+)
+found = frame.select(scored(struct(*frame.columns)).alias("scored")).select("scored.*").collect()
+with open(output, "w") as handle:
+    json.dump([row.asDict() for row in found], handle)
+spark.stop()
+"""
+
+
+@pytest.fixture
+def java(missing):
+    """Java 17 or newer, and PySpark."""
+    if shutil.which("java") is None:
+        missing("java", "java is not on the PATH")
+    said = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
+    major = re.search(r'version "([0-9]+)', said)
+    if major is None or int(major[1]) < 17:
+        missing("java", f"java is older than 17: {said.splitlines()[0]}")
+    if find_spec("pyspark") is None:
+        missing("java", "PySpark is not installed: pip install 'touchstone[spark]'")
+
+
+def test_spark_gives_the_bits_of_the_bundle(java, saved, elsewhere, tmp_path):
+    asked = [as_text(row | {"as_of": small.AS_OF}) for row in rows()]
+    (tmp_path / "leads.json").write_text("\n".join(map(json.dumps, asked)))
+    done = subprocess.run(
+        [sys.executable, "-c", SPARK, str(saved), str(tmp_path / "leads.json"), str(tmp_path / "scored.json")],
+        env=elsewhere, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = pd.DataFrame(json.loads((tmp_path / "scored.json").read_text())).set_index("lead_id")
+    told = told.loc[[lead.lead_id for lead in records()]]
+    scores = expected()
+    assert told["probability"].to_numpy().tobytes() == scores.probability.tobytes()
+    assert told["tier"].tolist() == scores.tiers and told["score"].tolist() == scores.score.tolist()

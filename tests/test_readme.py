@@ -21,14 +21,15 @@ COMMANDS = [
     if line.startswith(("make", "touchstone"))
 ]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-CURL = next(block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if block.startswith("curl"))
+CURLS = [block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if block.startswith("curl")]
 BIN = Path(sys.executable).parent
 
 
 def test_the_readme_names_commands_of_every_sort():
     first = [command.split()[:2] for command in COMMANDS]
     assert [words[1] for words in first] == [
-        "demo", "test", "simulate", "audit", "train", "backtest", "train", "promote", "score", "serve",
+        "demo", "test", "simulate", "audit", "train", "backtest", "train", "promote", "monitor", "score", "push",
+        "serve", "keys",
     ]  # fmt: skip
 
 
@@ -59,6 +60,12 @@ def test_commands_run_in_the_order_of_the_readme(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+def _post(url, curl):
+    """Sends what a command of the README sends, to a service elsewhere."""
+    path, body = re.search(r":8000(\S+) .*--data '(.*)'", curl, re.DOTALL).groups()
+    return httpx.post(f"{url}{path}", json=json.loads(body), timeout=300).json()
+
+
 def _serve(folder, environment):
     """Serves on a free port instead of the README's, and asks what the README asks."""
     command = next(command for command in COMMANDS if " serve" in command)
@@ -70,8 +77,8 @@ def _serve(folder, environment):
         )
     try:
         url = _address(log)
-        body = json.loads(re.search(r"--data '(.*)'", CURL, re.DOTALL)[1])
-        answer = httpx.post(f"{url}/v1/score", json=body).json()
+        answer, told = (_post(url, curl) for curl in CURLS)
+        assert told == {"accepted": 1, "duplicates": 0, "quarantined": 0}
         assert answer["lead_id"] == "L-42"
         assert 0 < answer["probability"] < 1
         assert httpx.get(f"{url}/v1/model").json()["version"] == "1"
@@ -79,7 +86,7 @@ def _serve(folder, environment):
             assert httpx.get(f"{url}{path}").status_code == 200
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def _address(log):

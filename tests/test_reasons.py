@@ -5,9 +5,14 @@ import math
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pruned import pruned, touches_of
 from test_parity import record
 from trained import Trained
-from worlds import table
+from weighted import weighted
+from worlds import dataset_of as world_of
+from worlds import instants, table, worlds
 
 from features import Age, Attributes, Cohort, Count, Dataset, FeatureSet
 from features.records import LeadRecord, dataset_of
@@ -58,6 +63,36 @@ def test_a_reason_is_what_the_score_would_be_without(trained: Trained, model: st
     assert told > LEADS
 
 
+def left_out(dataset, lead):
+    """The lead without each kind of touch that it has, and without each attribute, in turn."""
+    history, attributes = dataset.history, dataset.attributes
+    for kind in {int(history.kind[row]) for row in touches_of(dataset, lead)}:
+        yield pruned(dataset, lead, touch=lambda row, kind=kind: history.kind[row] != kind)
+    for column in range(len(attributes.names)):
+        yield pruned(
+            dataset, lead,
+            fact=lambda row, column=column: attributes.column[row] != column,
+            cell=lambda other, column=column: other != column,
+        )  # fmt: skip
+
+
+@given(worlds, instants, st.integers(0, 9))
+def test_the_top_reason_taken_away_moves_the_score_by_what_was_said(world, as_of, seed):
+    """Of any lead, at any time, to the bit; and nothing else that could be taken away moves it more."""
+    dataset = world_of(world)
+    scorer = weighted(dataset, seed)
+    scores = scorer.score(dataset, Cohort.at(np.arange(len(dataset)), as_of), reasons=99)
+    for lead, (now, told) in enumerate(zip(scores.probability.tolist(), scores.reasons, strict=True)):
+        others = [float(scorer.predict(one, Cohort.at([0], as_of))[0]) for one in left_out(dataset, lead)]
+        # A last bit may be lost on the way to the log-odds.
+        moving, without = ([p for p in ps if abs(p - now) > 1e-14] for ps in (others, [one.without for one in told]))
+        assert sorted(without) == sorted(moving)
+        assert [reason.effect for reason in told] == [now - reason.without for reason in told]
+        if moving:
+            most = max(abs(logit(p) - logit(now)) for p in moving)
+            assert abs(logit(told[0].without) - logit(now)) == pytest.approx(most, rel=1e-9, abs=1e-12)
+
+
 TOUCHES = table("""
     lead_id  occurred_at           channel  action
     a        2026-01-05T00:00:00Z  demo     -
@@ -93,9 +128,12 @@ def explained(lead: int, count: int = 9):
     def predict(matrix):
         return 1 / (1 + np.exp(3 - np.nan_to_num(matrix.astype(float)) @ weights))
 
+    def less(rows, without):
+        return predict(features.compute(WORLD, rows, without=without))
+
     cohort = Cohort.at([lead], "2026-02-01")
     now = predict(features.compute(WORLD, cohort))
-    return find_reasons(features, predict, WORLD, cohort, now, count)[0]
+    return find_reasons(features, less, WORLD, cohort, now, count)[0]
 
 
 def test_reasons_are_told_in_words_the_strongest_first() -> None:

@@ -494,14 +494,14 @@ def test_what_cannot_be_read_is_named_with_its_mend(
     [
         ("nowhere", "FOLDER/nowhere: no such folder or dataset.toml."),
         (
-            "leads.csv",
-            "FOLDER/leads.csv: a dataset is a folder of tables (touchpoints, leads, outcomes, attributes, aliases) "
-            "or a dataset.toml.",
+            "notes.md",
+            "FOLDER/notes.md: a dataset is a folder of tables (touchpoints, leads, outcomes, attributes, aliases), a "
+            "dataset.toml, or CSV and Parquet files.",
         ),
     ],
 )
 def test_what_is_no_dataset_is_named(path: str, message: str, tmp_path: Path) -> None:
-    write(tmp_path, {"leads.csv": LEADS})
+    write(tmp_path, {"notes.md": LEADS})
     with pytest.raises(TableError) as caught:
         Dataset.read(tmp_path / path)
     assert str(caught.value).replace(str(tmp_path), "FOLDER") == message
@@ -583,7 +583,7 @@ def test_quotes_keep_delimiters_and_line_ends(tmp_path: Path) -> None:
 
 
 def test_line_ends_within_quotes_may_stand_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.sources._BLOCK", 64)
+    monkeypatch.setattr("features.sources.BLOCK", 64)
     rows = [f'l{k},2026-01-01,"{k}\n{k}"' for k in range(100)]
     dataset = read(tmp_path, {"leads.csv": touched(*rows, header="lead_id,created_at,note")})
     assert attributes(dataset) == {"note": [f"{k}\n{k}" for k in range(100)]}

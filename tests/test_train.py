@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -15,15 +16,22 @@ from oracle import DAY
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
+from small import PLENTY
+from worlds import table
 
 from features import Cohort, Dataset, TouchstoneError, UsageError
 from features.history import Attributes
-from features.times import isoformat, to_us
-from models import PointsTable, candidates, load_bundle
+from features.records import LeadRecord, Touchpoint, dataset_of
+from features.times import NEVER, isoformat, to_us
+from models import PointsTable, Team, candidates, load_bundle
+from models.rules import Rules
 from training import Experiment, backtest, train
-from training.labels import snapshots
+from training.beginning import rate_so_far, spread_of_rate
+from training.labels import Listings, listings, snapshots
 from training.metrics import MEASURES, information_captured
-from training.report import terminal_table
+from training.plots import gains
+from training.promote import rollback
+from training.report import outlook_in_words, terminal_table, to_dict
 from training.simulate import simulate
 from training.train import _choose, fit
 
@@ -105,7 +113,7 @@ def test_the_rules_know_far_less(served, folder, run, dataset):
     lead, truth = truth_of(folder, run, dataset)
     cohort, bought = snapshots(known, run.end, LARGE)
     recipe = candidates()[0].prepare(known)
-    rules = recipe.fit(recipe.features.compute(known, cohort), bought)
+    rules = recipe.fit(recipe.features.compute(known, cohort), bought, PLENTY)
     assert information_captured(truth, rules.predict(recipe.features.compute(dataset, Cohort.at(lead, run.end)))) < 0.6
 
 
@@ -115,7 +123,7 @@ def out_of_fold(candidate, known, cohort, bought):
     matrix = recipe.features.compute(known, cohort)
     probability = np.empty(len(bought))
     for rest, fold in GroupKFold(5).split(matrix, groups=cohort.lead):
-        probability[fold] = recipe.fit(matrix[rest], bought[rest]).predict(matrix[fold])
+        probability[fold] = recipe.fit(matrix[rest], bought[rest], PLENTY).predict(matrix[fold])
     return probability
 
 
@@ -156,7 +164,7 @@ def test_the_alarm_goes_off_at_a_leak(run, folder):
     known = Dataset.from_frames(**{name: frame.fillna("") for name, frame in few.items()}).known_at(run.end)
     cohort, bought = snapshots(known, run.end, LARGE)
     oracle = roc_auc_score(bought, oracle_of(run, known, cohort))
-    auc = roc_auc_score(bought, out_of_fold(candidates()[4], known, cohort, bought))
+    auc = roc_auc_score(bought, out_of_fold(candidates()[5], known, cohort, bought))
     assert auc > oracle + 0.02, f"{auc:.4f}, oracle {oracle:.4f}"
 
 
@@ -187,6 +195,7 @@ def test_a_run_holds_the_evidence_and_the_registry_the_model(store, small):
     assert run.inputs.dataset_inputs[0].dataset.digest == digest[:32]
     assert run.data.params == {
         **{name: str(value) for name, value in msgspec.structs.asdict(SMALL).items()},
+        **{f"model.{name}": str(value) for name, value in msgspec.structs.asdict(SMALL.model).items()},
         "model": trained.scorer.card.model, "known_until": until,
     }  # fmt: skip
     for model in [candidate.name for candidate in candidates()]:
@@ -194,13 +203,25 @@ def test_a_run_holds_the_evidence_and_the_registry_the_model(store, small):
             estimate = trained.backtest.evaluation.estimate(model, measure.name)
             name = f"{model}.{measure.name}"
             assert [run.data.metrics[name + end] for end in ("", ".low", ".high")] == list(estimate)
-    assert {"gains.png", "calibration.png", "backtest.json", "backtest.md", "features.json"} <= {
-        artifact.path for artifact in client.list_artifacts(run.info.run_id)
-    }
+    pictures = {f"{name}.png" for name in ("gains", "lift", "calibration", "by_origin")}
+    assert (trained.contributed is None) == (trained.scorer.card.model == "rules")
+    if trained.contributed is not None:
+        pictures.add("contributions.png")
+        assert 0 < len(trained.contributed.values) <= 2_000
+    artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {*pictures, "backtest.json", "backtest.md", "features.json"} <= artifacts
+    shown = trained._repr_html_()
+    assert f"is version 1 (champion) in {store}" in shown and "against the rules" in shown
     fetched = Path(client.download_artifacts(run.info.run_id, "backtest.json"))
     assert json.loads(fetched.read_text())["rows"] == len(trained.backtest.lead)
     assert "| rules |" in Path(client.download_artifacts(run.info.run_id, "backtest.md")).read_text()
     assert told[-1] == "registering"
+    outlook = json.loads(Path(client.download_artifacts(run.info.run_id, "outlook.json")).read_text())
+    assert outlook == json.loads(msgspec.json.encode(trained.outlook))
+    assert outlook["hot"] > 0 and outlook["past"]["purchases"] == trained.backtest.bought.sum()
+    page = Path(client.download_artifacts(run.info.run_id, "backtest.md")).read_text()
+    assert all(line in page for line in outlook_in_words(trained.outlook))
+    assert 0 < trained.scorer.card.shift < 1
     cohort, bought = snapshots(small, to_us(until), SMALL)
     assert trained.learned_from == (len(bought), len(set(cohort.lead[bought].tolist())))
 
@@ -355,15 +376,146 @@ def test_few_purchases_leave_the_rules_in_charge(store, small):
     assert 0 < load_bundle(trained.folder).predict(few, few.open_at(few.last_known)).mean() < 0.05
 
 
-def test_without_purchases_there_is_nothing_to_learn(tmp_path, small):
-    with pytest.raises(TouchstoneError, match=r"no origin can be judged.* hold 0 purchases\. Take a shorter --horizon"):
-        train(with_purchases(small, 0), QUICK, folder=tmp_path / "trained")
-    assert not (tmp_path / "trained").exists()
+def test_without_purchases_the_rules_serve_and_nothing_is_said_to_be_proved(store, small):
+    none = with_purchases(small, 0)
+    trained = train(none, QUICK, folder=store / "trained")
+    rows = listings(none, none.recorded_until, QUICK)
+    (note,) = trained.notes
+    assert note.startswith(
+        f"too little evidence: 0 leads bought in the {rows.finished:,} windows that are over, and no origin can be "
+        "judged. The rules are kept, unproved; every lead is given the rate"
+    )
+    assert not trained.backtest.judged and trained.calibration is trained.verdict is None
+    assert trained.learned_from == (rows.finished, 0)
+    assert aliases() == {"champion": "1", "challenger": "1"} and trained.champion
+
+    # The order is that of the points, to the last lead, and all probabilities are that of half a purchase.
+    served, cohort = load_bundle(store / "trained" / "champion"), none.open_at(none.recorded_until)
+    assert served.card.model == "rules" and served.card.backtest == {}
+    scores = served.score(none, cohort, reasons=1)
+    assert isinstance(served.model, Rules)
+    points = served.model.points(served.features.compute(none, cohort))
+    assert len(set(points.tolist())) > 20
+    assert (np.argsort(scores.probability, kind="stable") == np.argsort(points, kind="stable")).all()
+    seen = len(set(rows.cohort.lead.tolist()))
+    assert 0.5 / (seen + 25) < 1.001 * scores.probability.min() < 0.5 / (0.5 * seen + 25)
+    assert np.ptp(scores.probability) < 1e-3 * scores.probability.mean()
+    lower, upper = scores.interval
+    assert (lower < scores.probability / 20).all() and (upper > 20 * scores.probability).all()
+    assert 0.05 < (scores.tier == 2).mean() < 0.15
+    assert set(served.tiers.of(scores.probability, previous=np.full(len(scores), 2))) == {0, 1, 2}
+
+    # What is kept and shown of it says the same.
+    (run,) = mlflow.search_runs(experiment_names=["small"], output_format="list")
+    assert run.data.tags["judged"] == "False" and run.data.metrics == {}
+    page = Path(mlflow.MlflowClient().download_artifacts(run.info.run_id, "backtest.md")).read_text()
+    assert page.startswith("No origin can be judged yet, so nothing is proved.") and "Hot now: " in page
+    told = json.loads(Path(mlflow.MlflowClient().download_artifacts(run.info.run_id, "backtest.json")).read_text())
+    assert told == to_dict(trained.backtest) and (told["rows"], told["models"]) == (0, {})
+    assert note.split(",")[0] in trained._repr_html_() and "No origin can be judged yet" in trained._repr_html_()
+    assert trained.outlook.past is None and len(outlook_in_words(trained.outlook)) == 2
+    assert 0 < 20 * trained.outlook.buyers < trained.outlook.buyers_interval[1]
+    said = r"no origin could be judged, so .* yet\. Train again with more data\."
+    for shows in (lambda: trained.backtest.table(), lambda: gains(trained.backtest)):
+        with pytest.raises(TouchstoneError, match=said):
+            shows()
 
 
-def test_a_horizon_longer_than_the_data_is_said(tmp_path, small):
-    with pytest.raises(TouchstoneError, match="within 800 days after an origin"):
-        train(small, msgspec.structs.replace(QUICK, horizon_days=800), folder=tmp_path / "trained")
+def test_rules_that_nothing_proves_give_way_to_the_next_model(store, small):
+    """At once, for no evidence is lost with them; and one command goes back."""
+    first = train(with_purchases(small, 0), QUICK, folder=store / "trained")
+    second = train(small, QUICK, folder=store / "trained")
+    assert (first.champion, second.champion) == (True, True)
+    assert second.backtest.judged and second.verdict.promote
+    assert second.verdict.says == "nothing proves version 1; it gives way"
+    assert second.verdict.moves
+    assert aliases() == {"champion": "2", "challenger": "2"}
+    assert (store / "trained" / "champion").resolve().name == "2"
+    # What has been proved does not give way to what is not.
+    third = train(with_purchases(small, 0), QUICK, folder=store / "trained")
+    assert not third.champion and not third.verdict.promote
+    assert third.verdict.says.startswith("no evidence yet: no purchase is known")
+    assert rollback(folder=store / "trained") == ("2", "1")
+
+
+def test_a_horizon_longer_than_the_data_is_said(store, small):
+    trained = train(small, msgspec.structs.replace(QUICK, horizon_days=800), folder=store / "trained")
+    (note,) = trained.notes
+    assert note.startswith("too little evidence: no window of 800 days is over yet, and no origin can be judged.")
+    assert "or with a shorter --horizon" in note
+    assert trained.scorer.card.model == "rules" and trained.learned_from == (0, 0)
+
+
+def test_a_company_that_begins_has_its_points_table_served(store):
+    """Its own rules, two leads of yesterday and one team: some are hot, though a call may not pay at 2 %."""
+    young = Dataset.from_frames(
+        leads=table("""
+            lead_id  created_at
+            a        2026-02-27T00:00:00Z
+            b        2026-02-27T00:00:00Z
+        """),
+        touchpoints=table("""
+            lead_id  occurred_at           channel  action
+            a        2026-02-27T10:00:00Z  email    click
+            b        2026-02-27T11:00:00Z  demo     -
+        """),
+    )
+    team = Team(reps=1, calls_a_week=0.1, call_cost=100, average_deal=1_000)
+    rules = PointsTable(points={"demo": 30.0, "email_click": 5.0, "call": 50.0})
+    asked = msgspec.structs.replace(QUICK, team=team)
+    trained = train(young, asked, rules=rules, until=to_us("2026-02-28"), folder=store / "trained")
+    scores = trained.scorer.score(young, Cohort.at([0, 1], "2026-02-28"))
+    assert scores.tiers == ["warm", "hot"]
+    assert scores.probability == pytest.approx([0.02, 0.02], rel=1e-4)
+    assert "every lead is given the rate of what is known so far and half a purchase in 25 leads, 2.00%" in "".join(
+        trained.notes
+    )
+    # A call counts as soon as one comes.
+    later = dataset_of([LeadRecord(
+        lead_id="c", created_at=datetime(2026, 2, 28, tzinfo=UTC),
+        touchpoints=(Touchpoint(occurred_at=datetime(2026, 2, 28, 1, tzinfo=UTC), channel="call"),),
+    )])  # fmt: skip
+    assert load_bundle(trained.folder).predict(later, Cohort.at([0], "2026-03-01"))[0] > scores.probability.max()
+
+
+def test_without_any_lead_the_rules_serve_those_to_come(store):
+    empty = Dataset.from_frames(leads=table("lead_id created_at\na 2026-02-27T00:00:00Z")).known_at(0)
+    trained = train(empty, QUICK, rules=PointsTable(points={"demo": 30.0}), until=DAY, folder=store / "trained")
+    assert load_bundle(trained.folder).tiers.hot == 1.0
+
+
+def followed(bought, share):
+    """Windows of one lead each, followed for a share of the horizon, some with a purchase at the half of that."""
+    count, horizon = len(bought), 84 * DAY
+    ended = np.where(bought, round(share * horizon) // 2, NEVER)
+    cohort = Cohort.at(np.arange(count), 0)
+    return Listings(cohort, horizon, np.full(count, round(share * horizon)), ended, np.array(bought), cohort[:0])
+
+
+def test_the_rate_so_far_counts_what_is_known():
+    nobody = np.zeros(40, np.bool_)
+    four = np.arange(40) < 4
+    assert rate_so_far(followed(nobody[:0], 1)) == 0.5 / 25 == 0.02
+    assert rate_so_far(followed(nobody, 1)) == 0.5 / 65
+    assert rate_so_far(followed(nobody, 0.25)) == 0.5 / 35
+    assert rate_so_far(followed(four, 1)) == 4.5 / 65
+    # Of windows that are not over what came of the buyers is known, and of the others as much as was followed.
+    assert rate_so_far(followed(four, 0.5)) == 4.5 / (4 + 36 / 2 + 25)
+    whole = followed(four, 1)
+    lead = np.repeat(np.arange(40), 3)
+    thrice = replace(
+        whole, cohort=Cohort.at(lead, 0), **{name: getattr(whole, name)[lead] for name in ("followed", "ended", "won")}
+    )
+    assert rate_so_far(thrice) == rate_so_far(whole)
+
+
+@pytest.mark.parametrize("buyers", [0, 3, 30])
+def test_the_rate_of_few_buyers_lies_in_its_interval(buyers):
+    """Draws of the gamma distribution that Jeffreys' prior makes of so many buyers."""
+    ((middle, deviation),), shift = spread_of_rate(0.01, buyers)
+    assert middle == pytest.approx(math.log(0.01 / 0.99)) and shift == deviation
+    drawn = np.log(np.random.default_rng(0).gamma(buyers + 0.5, size=200_000))
+    assert deviation == pytest.approx(drawn.std(), rel=0.01)
 
 
 # Real journeys.

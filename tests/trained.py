@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import numpy as np
@@ -45,15 +46,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     with (folder / "trained.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.bundles.exists():
-            _simulate(made.leads)
+            simulate_leads(made.leads)
             _train(made.leads, made.bundles)
     return made
 
 
-def _simulate(folder: Path) -> None:
+def simulate_leads(folder: Path, leads: int = 3_000, seed: int = 3) -> None:
+    """Writes tables that have all that real ones have and simulated ones have not."""
     from training.simulate import simulate
 
-    simulate(3_000, 400, seed=3).write(folder, horizon_days=HORIZON_DAYS)
+    simulate(leads, 400, seed=seed).write(folder, horizon_days=HORIZON_DAYS)
     # The simulated logs are in order and in time, and no two touches are equal; real ones are otherwise.
     rng = np.random.default_rng(0)
     for name, share, days in (("touchpoints", 0.05, 3), ("attributes", 0.3, 20)):
@@ -99,32 +101,37 @@ def serving(
     python: Sequence[str] = (sys.executable,),
     root: Path = ROOT,
     env: Mapping[str, str] | None = None,
+    no_auth: bool = True,
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Runs a real server on a port that is free; gives the process and its address once it is ready."""
-    command = [*python, "-m", "touchstone", "serve", "--model", str(bundle), "--port", "0", *options]
+    scratch = TemporaryDirectory()
+    database = [] if "--database" in options else ["--database", f"sqlite:///{scratch.name}/touchstone.db"]
+    auth = ["--no-auth"] if no_auth else []
+    command = [*python, "-m", "touchstone", "serve", "--model", str(bundle), "--port", "0", *database, *auth, *options]
     process = subprocess.Popen(command, cwd=root, env=env, stderr=subprocess.PIPE, text=True)
     try:
         said = process.stderr.readline()
         address = re.search(r"http://\S+", said)
         assert address, said + process.stderr.read()
-        for _ in range(100):
+        for _ in range(600):
             with suppress(httpx.TransportError):
-                if httpx.get(f"{address[0]}/readyz", timeout=60).status_code == 200:
+                if httpx.get(f"{address[0]}/readyz", timeout=300).status_code == 200:
                     break
             time.sleep(0.1)
         else:
-            pytest.fail("the server is not ready after ten seconds")
+            pytest.fail("the server is not ready after a minute")
         yield process, address[0]
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
         finally:
             process.kill()
+            scratch.cleanup()
 
 
 @pytest.fixture(scope="session")
 def server(trained: Trained) -> Iterator[httpx.Client]:
     """A client of a server that serves the LightGBM bundle."""
-    with serving(trained.bundle) as (_, address), httpx.Client(base_url=address, timeout=60) as client:
+    with serving(trained.bundle) as (_, address), httpx.Client(base_url=address, timeout=300) as client:
         yield client
