@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import scoring
+from benchmarks import answers, scoring
 
 if __name__ == "__main__":
     print(scoring.table())
+    print()
+    print(answers.table())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import peers
-from benchmarks.measure import circumstances, resident, take_turns
+from benchmarks.measure import circumstances, command, resident, take_turns
 from benchmarks.peers import CHANNELS, DAYS, HALF_LIVES, OWN, PEERS, SUM_DAYS, Columns
 from features import ActiveDays, Age, Cohort, Count, Dataset, DaysSince, DaysSinceFirst, Decayed, FeatureSet, Sum
 from features.feature import Vocabulary
@@ -163,13 +162,9 @@ def _list(touches: pa.Table, which: str, goals: dict[str, dict[str, int]], again
     sides |= {name: partial(PEERS[name].columns, forms[name], NOW) for name in against}
     seconds = take_turns(sides, ROUNDS, check)
     names = {"streamed": f"streamed in chunks of {_CHUNK:,} leads", "whole": "whole matrix kept"}
+    taken = {name: seconds[name] for name in against}
     return [
-        _row(
-            which + names[side],
-            f"{seconds[side]:.2f} s",
-            ", ".join(f"{name} {seconds[name]:.2f} s" for name in against),
-            ", ".join(_ratio(name, seconds[name] / seconds[side], goals[side].get(name)) for name in against),
-        )
+        _beside(which + names[side], {side: seconds[side], **taken}, side, goals[side])
         for side in ("streamed", "whole")
     ]
 
@@ -184,30 +179,28 @@ def _snapshots(leads: int) -> list[str]:
         dataset = _dataset(touches)
         return _streamed(dataset, Cohort.concat(dataset.open_at(cutoff) for cutoff in _CUTOFFS))
 
-    def polars() -> Columns:
+    def polars(ordered: pl.DataFrame, columns: Callable[[pl.DataFrame, int], Columns]) -> Columns:
         """Returns the columns of the first cutoff; to keep all of them would take gigabytes."""
-        ordered = peers.polars_by_lead(frame)
         for cutoff in reversed(_CUTOFFS):
-            found = peers.polars_sorted(ordered.filter(pl.col("occurred_at").to_physical() < cutoff), cutoff)
+            found = columns(ordered.filter(pl.col("occurred_at").to_physical() < cutoff), cutoff)
         return found
 
     def check(side: str, found: Any) -> None:
         first = ready.open_at(_CUTOFFS[0])
-        if side == "polars":
+        if side != "ours":
             check_equal(side, ready, first, found)
         else:
             full = len(first) // _CHUNK
             _check_streamed(FEATURES.compute(ready, first[: full * _CHUNK]), found[:full])
 
-    seconds = take_turns({"ours": ours, "polars": polars}, ROUNDS, check)
-    return [
-        _row(
-            f"snapshots at {len(_CUTOFFS)} cutoffs, {rows:,} rows, streamed",
-            f"{seconds['ours']:.2f} s",
-            f"polars {seconds['polars']:.2f} s",
-            _ratio("polars", seconds["polars"] / seconds["ours"], 20),
-        )
-    ]
+    sides = {
+        "ours": ours,
+        "polars, one group_by": lambda: polars(frame, peers.polars_plain),
+        "polars": lambda: polars(peers.polars_by_lead(frame), peers.polars_sorted),
+    }
+    seconds = take_turns(sides, ROUNDS, check)
+    what = f"snapshots at {len(_CUTOFFS)} cutoffs, {rows:,} rows, streamed"
+    return [_beside(what, seconds, "ours", {"polars, one group_by": 20})]
 
 
 def _alone(leads: int) -> list[str]:
@@ -219,18 +212,18 @@ def _one(touches: int, goal: int, calls: int = 200) -> str:
     record = touchpoints(1, touches)
     dataset, frame = _dataset(record), peers.polars_frame(record)
     cohort = dataset.open_at(NOW)
-    check_equal("polars", dataset, cohort, peers.polars_alone(frame, NOW))
-    seconds = take_turns({
-        "ours": lambda: [FEATURES.compute(dataset, cohort) for _ in range(calls)],
-        "polars": lambda: [peers.polars_alone(frame, NOW) for _ in range(calls)],
-    }, ROUNDS)  # fmt: skip
-    us = {side: 1e6 * taken / calls for side, taken in seconds.items()}
-    reached = f"{us['ours']:.0f} us {_met(f'{goal} us', us['ours'] <= goal)}"
+    ways = {"polars, one group_by": peers.polars_plain, "polars": peers.polars_alone}
+    for name, way in ways.items():
+        check_equal(name, dataset, cohort, way(frame, NOW))
+    sides: dict[str, Callable[[], object]] = {"ours": lambda: [FEATURES.compute(dataset, cohort) for _ in range(calls)]}
+    sides |= {name: lambda way=way: [way(frame, NOW) for _ in range(calls)] for name, way in ways.items()}
+    us = {side: 1e6 * taken / calls for side, taken in take_turns(sides, ROUNDS).items()}
+    ratios = (_ratio(name, us[name] / us["ours"], 50) for name in ways)
     return _row(
         f"one lead, {touches} touches",
         f"{us['ours']:.0f} us",
-        f"polars {us['polars']:.0f} us",
-        f"{reached}, {_ratio('polars', us['polars'] / us['ours'], 50)}",
+        ", ".join(f"{name} {us[name]:.0f} us" for name in ways),
+        ", ".join([f"{us['ours']:.0f} us {_met(f'{goal} us', us['ours'] <= goal)}", *ratios]),
     )
 
 
@@ -301,6 +294,17 @@ def _growth(leads: int) -> list[str]:
     ]
 
 
+def _beside(what: str, seconds: dict[str, float], ours: str, goals: dict[str, int]) -> str:
+    """The row of one side beside all the others."""
+    others = {name: taken for name, taken in seconds.items() if name != ours}
+    return _row(
+        what,
+        f"{seconds[ours]:.2f} s",
+        ", ".join(f"{name} {taken:.2f} s" for name, taken in others.items()),
+        ", ".join(_ratio(name, taken / seconds[ours], goals.get(name)) for name, taken in others.items()),
+    )
+
+
 def _row(what: str, ours: str, beside: str, reached: str) -> str:
     return f"| {what} | {ours} | {beside} | {reached} |"
 
@@ -325,16 +329,7 @@ PARTS: dict[str, Callable[[int], list[str]]] = {
 
 def main() -> None:
     """Runs the benchmark: `make bench-features`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
-    parser.add_argument("--leads", type=int, default=LEADS, help="how many leads (default: %(default)s)")
-    parser.add_argument("--only", choices=PARTS, action="append", default=[], help="a part to run; may be repeated")
-    parser.add_argument("--peak", nargs=2, metavar=("HOW", "FOLDER"), help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.peak:
-        print(_peak(*asked.peak))
-        return
-    for line in lines(asked.leads, asked.only):
-        print(line, flush=True)
+    command("features", __doc__, PARTS, LEADS, lines, _peak)
 
 
 if __name__ == "__main__":

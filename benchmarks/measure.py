@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -49,3 +50,24 @@ def circumstances(*packages: str) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     today = datetime.now(UTC).date().isoformat()
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}, {today}"
+
+
+def command(
+    name: str,
+    about: str | None,
+    parts: Collection[str],
+    leads: int,
+    lines: Callable[[int, list[str]], Iterable[str]],
+    peak: Callable[[str, str], int],
+) -> None:
+    """Runs a benchmark of so many leads from the command line; `peak` is what it runs in a process of its own."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--leads", type=int, default=leads, help="how many leads (default: %(default)s)")
+    parser.add_argument("--only", choices=parts, action="append", default=[], help="a part to run; may be repeated")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.peak:
+        print(peak(*asked.peak))
+        return
+    for line in lines(asked.leads, asked.only):
+        print(line, flush=True)

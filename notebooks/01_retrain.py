@@ -22,8 +22,7 @@ import pandas as pd
 from features import Cohort, Dataset
 from training import Experiment, train
 from training.metrics import information_captured
-from training.plots import calibration, gains
-from training.report import comparison, gains_in_words
+from training.plots import by_origin, calibration, contributions, gains, lift
 from training.simulate import simulate
 
 # The tracking store and the models of this notebook stay in a folder of their own.
@@ -54,9 +53,9 @@ print(*dataset.report.lines(), sep="\n")
 # %%
 experiment = Experiment(horizon_days=90, origins=4, bootstrap=200)
 trained = train(dataset, experiment)
-headings, rows = comparison(trained.backtest)
-print(*gains_in_words(trained.backtest), *trained.notes, sep="\n")
-pd.DataFrame(rows, columns=headings).set_index("model")
+# Where nothing can be judged yet the rules are registered, and there is nothing to draw.
+assert trained.backtest.judged, trained.notes
+trained
 
 # %% [markdown]
 # ## What the same calls would have caught
@@ -64,11 +63,25 @@ pd.DataFrame(rows, columns=headings).set_index("model")
 # %%
 gains(trained.backtest)
 
+# %%
+lift(trained.backtest)
+
 # %% [markdown]
 # ## Do the probabilities come true?
 
 # %%
 calibration(trained.backtest)
+
+# %% [markdown]
+# ## Does it hold from origin to origin?
+#
+# `trained.backtest.table()` and `.table_by_origin()` are the figures as data frames.
+
+# %%
+by_origin(trained.backtest, "log_loss", ["rules", "logistic", "lightgbm", "blend"])
+
+# %%
+trained.backtest.table_by_origin()["auc"].unstack().round(3)
 
 # %% [markdown]
 # ## The model
@@ -79,6 +92,18 @@ calibration(trained.backtest)
 # %%
 card = trained.scorer.card
 print(f"{card.model}, version {card.version}, {len(trained.scorer.features.names)} features, in {trained.folder}")
+
+# %% [markdown]
+# ## What the scores are made up of
+#
+# SHAP values of the open leads, summed by what columns tell of: each kind of touch, all touches together, each
+# attribute, the age. With the base they add up to the log-odds; reasons beside a score are found in another way.
+
+# %%
+contributions(trained.contributed)
+
+# %%
+trained.contributed
 
 # %% [markdown]
 # ## Score the open leads
