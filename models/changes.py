@@ -183,8 +183,8 @@ def _restated(known: Dataset, column: int, fact_step: Ints) -> str:
 
 
 def _moved(before: float, after: float) -> str:
-    told = percents(before, after)
-    return f"{told[0]} before and after" if before == after else f"{told[0]} before, {told[1]} after"
+    ((was, now),) = percents(np.array([before]), np.array([after]))
+    return f"{was} before and after" if before == after else f"{was} before, {now} after"
 
 
 def _span(us: int) -> str:

@@ -7,6 +7,7 @@ is said of a lead is thereby true of the model, and on the ground of histories a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -68,15 +69,16 @@ def find_reasons(
     moved = np.abs(logit(probability[parts.row]) - logit(without))
     order = np.lexsort((np.arange(len(moved)), -moved, parts.row))
     place = np.arange(len(order)) - np.searchsorted(parts.row[order], parts.row[order])
-    reasons: list[list[Reason]] = [[] for _ in range(len(cohort))]
     told = order[(place < count) & (moved[order] > 0)]
     chosen = _Parts._make(column[told] for column in parts)
-    texts = _texts(dataset, chosen, values)
-    moves = zip(chosen.row.tolist(), texts, probability[chosen.row].tolist(), without[told].tolist(), strict=True)
-    for row, what, now, then in moves:
-        with_it, without_it = percents(now, then)
-        reasons[row].append(Reason(f"{what}: {with_it} with, {without_it} without", now - then, then))
-    return [tuple(mine) for mine in reasons]
+    now, then = probability[chosen.row], without[told]
+    columns = (_texts(dataset, chosen, values), percents(now, then), (now - then).tolist(), then.tolist())
+    reasons = [
+        Reason(f"{what}: {with_it} with, {without_it} without", effect, then)
+        for what, (with_it, without_it), effect, then in zip(*columns, strict=True)
+    ]
+    ends = np.searchsorted(chosen.row, np.arange(len(cohort) + 1)).tolist()
+    return [tuple(reasons[start:stop]) for start, stop in pairwise(ends)]
 
 
 def _parts(features: FeatureSet, dataset: Dataset, cohort: Cohort) -> _Parts:
@@ -105,19 +107,29 @@ def _parts(features: FeatureSet, dataset: Dataset, cohort: Cohort) -> _Parts:
 def _texts(dataset: Dataset, parts: _Parts, values: bool) -> Iterator[str]:
     """What each part is, in words."""
     attributes, kinds = dataset.attributes, dataset.history.kinds
-    columns = (parts.kind, parts.attribute, parts.touches, parts.recent, parts.last, parts.value)
-    for kind, column, count, recent, last, cell in zip(*(each.tolist() for each in columns), strict=True):
+    # What the words do not tell is the same for all, so that the same words are put together once.
+    days = np.where(parts.recent > 0, 0, parts.last // US_PER_DAY)
+    columns = (parts.kind, parts.attribute, parts.touches, parts.recent, days)
+    touched: dict[tuple[int, int, int, int], str] = {}
+    for kind, column, count, recent, ago, cell in zip(
+        *(e.tolist() for e in columns), parts.value.tolist(), strict=True
+    ):
         if kind < 0:
             name = plain(attributes.names[column])
             yield f"{name} {cell_word(attributes, column, cell)}" if values else name
             continue
-        what = counted(count, kinds[kind])
-        if recent == count:
-            yield f"{what} in the last 30 days"
-        elif recent:
-            yield f"{what}, {recent:,} of them in the last 30 days"
-        else:
-            yield f"{what}, {'the last ' if count > 1 else ''}{last // US_PER_DAY:,} days ago"
+        key = kind, count, recent, ago
+        if key not in touched:
+            touched[key] = _touches(counted(count, kinds[kind]), count, recent, ago)
+        yield touched[key]
+
+
+def _touches(what: str, count: int, recent: int, ago: int) -> str:
+    if recent == count:
+        return f"{what} in the last 30 days"
+    if recent:
+        return f"{what}, {recent:,} of them in the last 30 days"
+    return f"{what}, {'the last ' if count > 1 else ''}{ago:,} days ago"
 
 
 @njit(cache=True, nogil=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numpy as np
+from numba import njit
 
-from features.history import Attributes, Kind
+from features.history import Attributes, Floats, Ints, Kind
 from features.words import number_word
 
 _COUNTABLE = frozenset({
@@ -45,17 +46,34 @@ def cell_word(attributes: Attributes, column: int, cell: float) -> str:
     return number_word(cell) if words is None else words[int(cell)]
 
 
-def percents(*shares: float) -> Sequence[str]:
-    """Shares in percent, with as many digits as it takes to tell those apart that differ.
+def percents(one: Floats, other: Floats) -> list[tuple[str, str]]:
+    """Pairs of shares in percent, with as many digits as it takes to tell those apart that differ.
 
-    >>> percents(0.312, 0.13), percents(0.3121, 0.3119), percents(0.0042, 0.0011), percents(0.3, 0.3)
-    (['31 %', '13 %'], ['31.21 %', '31.19 %'], ['0.4 %', '0.1 %'], ['30 %', '30 %'])
+    >>> percents(np.array([0.312, 0.3121, 0.0042, 0.3]), np.array([0.13, 0.3119, 0.0011, 0.3]))
+    [('31 %', '13 %'), ('31.21 %', '31.19 %'), ('0.4 %', '0.1 %'), ('30 %', '30 %')]
     """
-    distinct = len(set(shares))
-    for digits in range(6):
-        told = [f"{100 * share:.{digits}f}" for share in shares]
-        if len(set(told)) == distinct and all(
-            [share <= 0 or float(text) > 0 for text, share in zip(told, shares, strict=True)]
-        ):
-            break
-    return [f"{text} %" for text in told]
+    written: dict[tuple[int, int], str] = {}
+
+    def write(units: int, digits: int) -> str:
+        if (told := written.get((units, digits))) is None:
+            told = written[units, digits] = f"{units / 10**digits:.{digits}f} %"
+        return told
+
+    columns = (each.tolist() for each in _apart(one, other))
+    return [(write(mine, digits), write(its, digits)) for digits, mine, its in zip(*columns, strict=True)]
+
+
+@njit(cache=True, nogil=True)
+def _apart(one: Floats, other: Floats) -> tuple[Ints, Ints, Ints]:
+    """Returns the digits that tell pairs apart and show none as 0 that is not, and both sides in units of the last."""
+    digits, ones = np.empty(len(one), np.int64), np.empty(len(one), np.int64)
+    others = np.empty(len(one), np.int64)
+    for k in range(len(one)):
+        scale = 100.0
+        for d in range(6):
+            digits[k], ones[k], others[k] = d, round(one[k] * scale), round(other[k] * scale)
+            shown = (ones[k] > 0 or one[k] <= 0) and (others[k] > 0 or other[k] <= 0)
+            if shown and (ones[k] != others[k] or one[k] == other[k]):
+                break
+            scale *= 10
+    return digits, ones, others
