@@ -207,8 +207,8 @@ class _Rows:
         ]
         return cls(
             parts,
-            np.repeat(np.arange(len(parts), dtype=np.int32), [len(mine) for mine in rows]),
-            np.concatenate(rows),
+            _concat([_all_of(number, len(mine)) for number, mine in enumerate(rows)]),
+            _concat(rows),
             {name: _concat([column[name] for column in kept]) for name in columns[0]},
         )
 
@@ -592,6 +592,11 @@ def _good_rows(part: Part) -> Codes:
     if part.good.all():
         return np.arange(len(part.good), dtype=np.int32)
     return np.flatnonzero(part.good).astype(np.int32)
+
+
+def _all_of(number: int, rows: int) -> Codes:
+    # Zeros take no memory until they are written.
+    return np.full(rows, number, np.int32) if number else np.zeros(rows, np.int32)
 
 
 def _take(column: Any, rows: npt.NDArray[Any]) -> Any:

@@ -175,12 +175,14 @@ def test_a_worker_killed_over_trees_is_survived(
         trees = shares.grow(shares.matrix, label.astype(float), settings)
         killed.join()
         assert processes.running[2].poll() is None
-    (note,) = there.notes
-    assert re.fullmatch(
-        r"1 of 2 workers of tcp://\S+ were lost while trees grew(, and 1 that waited for them ended)?; they were grown "
-        "anew",
-        note,
-    )
+    # On a busy machine the new worker can be late, so that it takes a third try.
+    assert there.notes
+    for note in there.notes:
+        assert re.fullmatch(
+            r"\d of \d workers of tcp://\S+ were lost while trees grew(, and 1 that waited for them ended)?; they were "
+            "grown anew",
+            note,
+        )
     assert trees.booster.text.count("\nTree=") == 1_000
     assert trees.predict(shares.matrix)[label].mean() > 2 * trees.predict(shares.matrix)[~label].mean()
 
