@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from features.errors import TouchstoneError
 from models.scorer import Scorer
@@ -98,6 +100,8 @@ def create_app(scorer: Scorer, store: Store, settings: Settings | None = None, a
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    # What operations answer does not hang on the address that was asked; what FastAPI answers tells it.
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1"))
     _describe(app, all_operations)
     return app
 

@@ -44,7 +44,7 @@ def run(settings: Settings, listener: socket, scorer: Scorer, store: Store, *, n
         _app(settings, scorer, store, no_auth) if alone else partial(_worker_app, settings, no_auth),
         factory=not alone, workers=settings.workers,
         http=partial(Patient, header_seconds=settings.header_seconds, body_seconds=settings.body_seconds),  # type: ignore[arg-type]
-        lifespan="on", access_log=False, log_config=None, server_header=False, ws="none",
+        lifespan="on", access_log=False, log_config=None, server_header=False, proxy_headers=False, ws="none",
         timeout_graceful_shutdown=settings.stop_seconds, timeout_worker_healthcheck=30,
     )  # fmt: skip
     if alone:

@@ -1,7 +1,7 @@
 """Scores of leads as answers; what is asked for at the same time is computed at once.
 
 Most of what it takes to score one lead is the same for sixteen: so requests that wait together share it. None waits for
-another to come: what has come when the event loop gets to it is answered, a single lead as soon as it would be alone.
+another by the clock: those that come while the event loop turns once are taken along, as long as each turn brings more.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Together:
 
     def __init__(self, metrics: Metrics, shadow: Shadow) -> None:
         self.waiting: list[tuple[_Way, _Asked]] = []
+        self._before = 0
+        """How many waited when the loop began its turn."""
         self._metrics = metrics
         self._shadow = shadow
 
@@ -74,6 +76,12 @@ class Together:
         return answers
 
     def _answer(self) -> None:
+        if self._before < len(self.waiting) < _MOST:
+            # As long as each turn of the loop brings more, they are taken along.
+            self._before = len(self.waiting)
+            asyncio.get_running_loop().call_soon(self._answer)
+            return
+        self._before = 0
         waiting, self.waiting = self.waiting[:_MOST], self.waiting[_MOST:]
         if self.waiting:
             asyncio.get_running_loop().call_soon(self._answer)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -242,7 +243,7 @@ def test_a_job_that_fails_is_told_of_and_tried_again(
         async with background.running(lead_store, log), asyncio.timeout(30):
             while len(log.waiting) < 2:
                 await asyncio.sleep(0.02)
-        return [fields for _, fields in log.waiting]
+        return [json.loads(line) for line in log.waiting]
 
     failed, well, *_ = asyncio.run(run())
     assert (failed["level"], failed["error"], well["level"], well["event"]) == ("error", "KeyError", "info", "job")

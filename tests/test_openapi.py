@@ -29,6 +29,12 @@ def oldest(server: httpx.Client) -> Any:
     return server.get("/swagger-2.0.json").json()
 
 
+def test_the_oldest_document_tells_the_address_that_a_proxy_was_asked_at(server: httpx.Client) -> None:
+    asked = {"x-forwarded-proto": "https", "host": "touchstone.example"}
+    told = server.get("/swagger-2.0.json", headers=asked).json()
+    assert (told["schemes"], told["host"]) == (["https"], "touchstone.example")
+
+
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The operations by their ids; none has the id of another."""
     all_of_them = [operation for path in document["paths"].values() for operation in path.values()]

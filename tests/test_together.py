@@ -65,6 +65,21 @@ def test_one_lead_waits_for_no_other(calls: list[int]) -> None:
     assert calls == [1]
 
 
+def test_leads_that_come_turn_by_turn_are_scored_at_once(calls: list[int]) -> None:
+    model, some = scorer("rules"), records(4)
+    together = Together(Metrics(), Shadow())
+
+    async def go() -> list[ScoreResponse]:
+        tasks = []
+        for record in some:
+            tasks.append(asyncio.create_task(together.score(model, PLAIN, record, AT, 0)))
+            await asyncio.sleep(0)
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(go()) == score_records(model, some, [AT] * 4)
+    assert calls == [4]
+
+
 def test_a_lead_that_fails_spoils_no_others_answer(calls: list[int]) -> None:
     model, some = scorer("logistic"), records(5)
     bad = LeadRecord(lead_id="without a beginning")

@@ -167,6 +167,8 @@ def reasons_asked(request: Request) -> int:
 
 
 def _receipt_asked(request: Request) -> bool:
+    if not request.scope["query_string"]:
+        return False
     given = request.query_params.get("receipt", "false")
     if given not in ("true", "false"):
         raise FieldError("receipt", f"got {given[:80]!r}. Ask for true or false.")
