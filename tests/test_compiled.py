@@ -125,6 +125,33 @@ def test_the_service_starts_where_nothing_is_compiled_nor_can_be_written(
     check_service(*program(tmp_path / "program", compiled=False), trained, server)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("return 2 * number", "return 3 * number"), ("HIGH = 10", "HIGH = 1_000")],
+    ids=["a function", "a constant"],
+)
+def test_what_was_compiled_goes_with_what_was_compiled_into_it(tmp_path: Path, before: str, after: str) -> None:
+    lower = "from numba import njit\n\nHIGH = 10\n\n\n@njit(cache=True)\ndef lower(number):\n    return 2 * number\n"
+    (tmp_path / "lower.py").write_text(lower)
+    (tmp_path / "upper.py").write_text(
+        "import features.compiled\nfrom lower import HIGH, lower\nfrom numba import njit\n\n\n"
+        "@njit(cache=True)\ndef upper(number):\n    return lower(number) + HIGH\n"
+    )
+
+    def found() -> tuple[str, str]:
+        program = "from upper import upper; print(upper(1), sum(upper.stats.cache_hits.values()))"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+        said = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+        value, hits = said.split()
+        return value, hits
+
+    first = found()[0]
+    assert found() == (first, "1")
+    (tmp_path / "lower.py").write_text(lower.replace(before, after))
+    changed, hits = found()
+    assert (changed != first, hits) == (True, "0")
+
+
 def check_service(folder: Path, environment: dict[str, str], trained: Trained, server: httpx.Client) -> None:
     with serving(trained.bundle, python=RESTRICTED, root=folder, env=environment) as (_, address):
         got = httpx.post(f"{address}/v1/score", json=LEAD, timeout=300)
