@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import answers, scoring
+from benchmarks import answers, scoring, training
 
 if __name__ == "__main__":
     print(scoring.table())
     print()
     print(answers.table())
+    print()
+    print(training.table())
