@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -249,6 +250,11 @@ ERRORS: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"touchpoints.parquet": parquet(lead_id=["a"], occurred_at=["2026-01-03"], channel=[["web"]])},
         {},
         "touchpoints.parquet: the column 'channel' holds values of type list<element: string>. Write it as text.",
+    ),
+    "bytes that are no text": (
+        {"leads.parquet": parquet(lead_id=["a"], created_at=["2026-01-03"], photo=[b"\xff"])},
+        {},
+        "leads.parquet: the column 'photo' cannot be read (Invalid UTF8 payload). Write it as text.",
     ),
     "a touch without its lead": (
         {"leads.csv": LEADS, "touchpoints.csv": TOUCHES + "c,2026-01-05,web\n"},
@@ -1012,7 +1018,41 @@ def test_lists_among_the_attributes_are_left_out_and_noted() -> None:
     dataset = Dataset.from_frames(leads=frame)
     assert attributes(dataset) == {"size": [3.0]}
     assert dataset.report is not None
-    assert dataset.report.notes == ("leads: left out, for they hold lists or records: tags",)
+    assert dataset.report.notes == ("leads: left out, for they hold lists, records or bytes: tags",)
+
+
+def test_ids_may_be_uuids(tmp_path: Path) -> None:
+    ids = [UUID(int=7), UUID(int=2**127), UUID(int=7)]
+    raw = pa.array([one.bytes for one in ids], pa.binary(16))
+    touched = parquet(
+        lead_id=pa.ExtensionArray.from_storage(pa.uuid(), raw), occurred_at=["2026-01-03"] * 3, channel=["web"] * 3
+    )
+    rows = "".join(f"{one},2026-01-01,3\n" for one in sorted(set(ids), key=str))
+    dataset = read(tmp_path, {"leads.csv": "lead_id,created_at,size\n" + rows, "touchpoints.parquet": touched})
+    assert dataset.ids.tolist() == [str(ids[0]), str(ids[1])]
+    assert dataset.history.lead.tolist() == [0, 0, 1]
+
+
+def test_columns_of_types_of_their_own_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    notes = pa.ExtensionArray.from_storage(pa.json_(), pa.array(["3", None]))
+    bytes_ = [b"\xff", b"\xfe"]
+    leads = parquet(
+        lead_id=["a", "b"], created_at=["2026-01-03"] * 2, size=notes, key=pa.array(bytes_, pa.binary(1)),
+        kind=pa.array(bytes_).dictionary_encode(),
+    )  # fmt: skip
+    dataset = read(tmp_path, {"leads.parquet": leads})
+    assert attributes(dataset) == {"size": [3.0, None]}
+    assert dataset.report is not None
+    assert dataset.report.notes == ("leads.parquet: left out, for they hold lists, records or bytes: key, kind",)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_bytes_that_are_no_text_may_be_left_out(kind: pa.DataType, tmp_path: Path) -> None:
+    leads = parquet(lead_id=["a"], created_at=["2026-01-03"], photo=pa.array([b"\xff"], kind), size=[3])
+    with pytest.raises(TableError, match=r"the column 'photo' cannot be read \(Invalid UTF8 payload\)"):
+        read(tmp_path, {"leads.parquet": leads})
+    dataset = read(tmp_path, {"leads.parquet": leads, "dataset.toml": '[leads]\nexclude = ["photo"]\n'})
+    assert attributes(dataset) == {"size": [3.0]}
 
 
 # dataset.toml.
