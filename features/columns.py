@@ -185,6 +185,9 @@ class Part:
             form=self.forms.get(name),
         )
         self.reject(name, found.wrong)
+        beyond = ~found.empty & ((found.at < parsing.EARLIEST) | (found.at >= parsing.TOO_LATE))
+        hint = "is beyond the years 2 to 9998, as what stands for no time is. Write when it was."
+        self.reject(name, {row: f"{str(self.columns[name][row])!r} {hint}" for row in np.flatnonzero(beyond).tolist()})
         return found
 
     def _require(self, name: str, empty: npt.NDArray[Any]) -> None:

@@ -646,7 +646,7 @@ TIMES: dict[str, tuple[str, dict[str, Any], str]] = {
     "nanoseconds are cut off": ("2026-01-03T10:00:00.123456789Z", {}, "2026-01-03T10:00:00.123456Z"),
     "a comma before the fraction": ("2026-01-03T10:00:00,5Z", {}, "2026-01-03T10:00:00.500000Z"),
     "hours alone": ("2026-01-03T10Z", {}, "2026-01-03T10:00:00Z"),
-    "the end of all dates": ("9999-12-31", {"zone": "Europe/Amsterdam"}, "9999-12-30T22:59:59.999999Z"),
+    "the last of all dates": ("9998-12-31", {"zone": "Europe/Amsterdam"}, "9998-12-31T22:59:59.999999Z"),
     "before 1970": ("1901-01-03T10:00:00Z", {}, "1901-01-03T10:00:00Z"),
     "a format of dates": ("28.02.2026", {"date_format": "%d.%m.%Y"}, "2026-02-28T23:59:59.999999Z"),
     "a format of times": (
@@ -1053,6 +1053,20 @@ def test_bytes_that_are_no_text_may_be_left_out(kind: pa.DataType, tmp_path: Pat
         read(tmp_path, {"leads.parquet": leads})
     dataset = read(tmp_path, {"leads.parquet": leads, "dataset.toml": '[leads]\nexclude = ["photo"]\n'})
     assert attributes(dataset) == {"size": [3.0]}
+
+
+@pytest.mark.parametrize("word", ["9999-12-31", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "0000-01-01T00:00:00Z"])
+def test_a_time_that_stands_for_none_is_named(word: str, tmp_path: Path) -> None:
+    says = f"touchpoints.csv line 3: occurred_at {word!r} is beyond the years 2 to 9998, as what stands for no time"
+    with pytest.raises(TableError, match=f"^{re.escape(says)}"):
+        read(tmp_path, {"touchpoints.csv": touched("a,2026-01-03,web", f"a,{word},web")})
+
+
+def test_a_time_that_stands_for_none_can_be_missing(tmp_path: Path) -> None:
+    rows = "lead_id,occurred_at,channel,recorded_at\na,2026-01-03,web,9999-12-31\n"
+    how = '[touchpoints]\nmissing = ["9999-12-31"]\n'
+    dataset = read(tmp_path, {"touchpoints.csv": rows, "dataset.toml": how})
+    assert dataset.history.known.tolist() == dataset.history.at.tolist()
 
 
 # dataset.toml.
