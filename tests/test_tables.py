@@ -837,6 +837,14 @@ def test_touches_of_a_linked_id_count_for_the_lead_from_the_link_on(tmp_path: Pa
     ]
 
 
+def test_a_link_that_is_there_again_counts_from_the_first_on_and_is_told(tmp_path: Path) -> None:
+    links = "lead_id,same_as,occurred_at\nb,a,2026-02-09\nb,a,2026-02-02\n"
+    dataset = read(tmp_path, {"leads.csv": LEADS, "aliases.csv": links})
+    assert dataset.report is not None
+    assert dataset.report.left_out == {"aliases.csv: repeated, the first link counts": 1}
+    assert isoformat(dataset.merged_at[1]) == "2026-02-02T23:59:59.999999Z"
+
+
 def test_a_linked_lead_is_no_longer_open_and_the_other_is(tmp_path: Path) -> None:
     files = {
         "touchpoints.csv": touched(*["a,2026-01-03T10:00:00Z,web"] * 2),
