@@ -114,7 +114,7 @@ class Part:
         free = [h for h in source.headings if h not in headings.values() and h not in spec.exclude]
         flat = [h for h in free if _is_flat(source.table.column(h).type)]
         if nested := [h for h in free if h not in flat]:
-            reading.notes.append(f"{source.name}: left out, for they hold lists or records: {listed(nested)}")
+            reading.notes.append(f"{source.name}: left out, for they hold lists, records or bytes: {listed(nested)}")
         extra = {heading: _column(source, heading) for heading in flat}
         forms = {name: source.forms[heading] for name, heading in headings.items() if heading in source.forms}
         part = cls(table, source, spec, reading, columns, extra, np.ones(count, np.bool_), forms)
@@ -185,6 +185,9 @@ class Part:
             form=self.forms.get(name),
         )
         self.reject(name, found.wrong)
+        beyond = ~found.empty & ((found.at < parsing.EARLIEST) | (found.at >= parsing.TOO_LATE))
+        hint = "is beyond the years 2 to 9998, as what stands for no time is. Write when it was."
+        self.reject(name, {row: f"{str(self.columns[name][row])!r} {hint}" for row in np.flatnonzero(beyond).tolist()})
         return found
 
     def _require(self, name: str, empty: npt.NDArray[Any]) -> None:
@@ -267,7 +270,12 @@ def _plain(heading: str) -> str:
 
 
 def _is_flat(kind: pa.DataType) -> bool:
-    return not pa.types.is_nested(kind)
+    """Whether a column of a type holds numbers, times or words."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return isinstance(kind, pa.UuidType) or _is_flat(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return not parsing.is_bytes(kind.value_type) and _is_flat(kind.value_type)
+    return not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind)
 
 
 def _column(source: Source, heading: str) -> pa.Array:

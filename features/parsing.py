@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ _ZONE = r" ?(?:Z|z|UTC|[+-]\d{2}(?::?\d{2})?)"
 _LEAP_SECOND = r"^(.{8,10}[T ]\d{2}:?\d{2}:?)60(?:[.,]\d+)?"
 _FIRST_WALL, _LAST_WALL = -62_135_510_400_000_000, 253_402_214_400_000_000
 """0001-01-02 and 9999-12-31: what Python can tell the offset of in any zone."""
+EARLIEST, TOO_LATE = -62_104_060_800_000_000, 253_370_764_800_000_000
+"""The beginnings of the years 2 and 9999: systems write the first and last date there are where they know none."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,15 @@ class Form:
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
-    """One array of a column's chunks; text is `TEXT`, and categories stay codes into what they stand for."""
+    """One array of a column's chunks; text is `TEXT`, and categories stay codes into what they stand for.
+
+    A type of its own, such as JSON's, is what it is stored as; UUIDs are the text that people write.
+    """
     kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_string_view(kind) or pa.types.is_binary(kind):
+    if isinstance(kind, pa.BaseExtensionType):
+        stored = whole(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
+        return _uuid_words(stored) if isinstance(kind, pa.UuidType) else stored
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind) or is_bytes(kind):
         column = column.cast(TEXT)
     if pa.types.is_dictionary(kind):
         column = column.unify_dictionaries()
@@ -231,6 +240,17 @@ def codes(words: pa.DictionaryArray) -> Codes:
 def is_number(kind: pa.DataType) -> bool:
     """Whether a type holds numbers."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type holds bytes, which may be text."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _uuid_words(column: pa.Array) -> pa.DictionaryArray:
+    found = column.dictionary_encode()
+    words = [str(UUID(bytes=raw)) for raw in found.dictionary.to_pylist()]
+    return pa.DictionaryArray.from_arrays(found.indices, pa.array(words, TEXT))
 
 
 def _floats(column: pa.Array) -> Floats:

@@ -140,7 +140,7 @@ class Source:
             names = file.schema_arrow.names
             refuse_repeated(path.name, names)
             # One column after the other: read at once they fill twice the memory.
-            table = pa.table({name: whole(file.read(columns=[name]).column(name)) for name in names})
+            table = pa.table({name: _one_chunk(file.read(columns=[name]).column(name)) for name in names})
         except (pa.ArrowException, OSError) as problem:
             reason = str(problem).splitlines()[0].rstrip(".")
             raise TableError(f"{path.name}: not a readable Parquet file ({reason}). Write it again.") from None
@@ -318,6 +318,14 @@ def refuse_repeated(place: str, headings: Sequence[str]) -> None:
     repeated = next((heading for k, heading in enumerate(headings) if heading in headings[:k]), None)
     if repeated is not None:
         raise TableError(f"{place}: the column {repeated!r} is there twice. Rename one of them.")
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    try:
+        return whole(column)
+    except pa.ArrowInvalid:
+        # Bytes that are no text: an error only if the column is asked for, which then says its name.
+        return column
 
 
 def _from_series(series: pd.Series[Any]) -> pa.Array | pa.ChunkedArray:

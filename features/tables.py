@@ -349,6 +349,7 @@ class _Tables:
         """The aliases that hold together; each has to lead to a known lead where leads are given."""
         links: dict[str, tuple[str, int]] = {}
         row_of: dict[str, int] = {}
+        again: list[int] = []
         wrong: dict[int, str] = {}
         pairs = zip(aliases["lead"].to_pylist(), aliases["same_as"].to_pylist(), aliases["at"].tolist(), strict=True)
         for k, (one, other, at) in enumerate(pairs):
@@ -358,6 +359,8 @@ class _Tables:
                 links[one], row_of[one] = (other, at), k
             elif links[one][0] != other:
                 wrong[k] = f"{other!r} cannot be, for {one!r} is the same as {links[one][0]!r} already. Keep one."
+            else:
+                again.append(k)
         if links and ids is not None:
             known = set(ids.to_pylist())
             lost = {one for one in links if not any(name in known for name, _ in chain_of(one, links))}
@@ -365,6 +368,7 @@ class _Tables:
             wrong |= {row_of[one]: f"{links[one][0]!r} {hint}" for one in lost}
             links = {one: link for one, link in links.items() if one not in lost}
         aliases.reject(np.array(list(wrong), np.int64), "same_as", list(wrong.values()))
+        self._leave_out(aliases, np.array(again, np.int64), "repeated, the first link counts")
         return links
 
     def _touches(self) -> tuple[_Rows, list[Kind]]:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +107,22 @@ def test_what_cannot_be_read_is_named_as_in_a_whole(files, options, message, str
     with pytest.raises(TouchstoneError) as caught:
         scatter(find_input(tmp_path / "leads"), tmp_path / "rows", **options).read(0, on_error)
     assert str(caught.value) == str(whole.value)
+
+
+def test_uuids_are_told_apart_as_in_a_whole(tmp_path):
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes([k] * 16) for k in range(40)], pa.binary(16)))
+    notes = pa.ExtensionArray.from_storage(pa.json_(), pa.array([str(k) for k in range(40)]))
+    frames = {
+        "leads": {"lead_id": ids, "created_at": ["2026-01-01"] * 40, "size": notes},
+        "touchpoints": {"lead_id": ids, "occurred_at": ["2026-01-02T10:00:00Z"] * 40, "channel": ["web"] * 40},
+    }
+    (tmp_path / "leads").mkdir()
+    for name, columns in frames.items():
+        pq.write_table(pa.table(columns), tmp_path / "leads" / f"{name}.parquet")
+    whole = Dataset.read(tmp_path / "leads")
+    score_list(scorer("logistic"), whole, NOW, tmp_path / "whole.csv")
+    score_input(scorer("logistic"), str(tmp_path / "leads"), tmp_path / "parts.csv", as_of=NOW, rows=20)
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 DIALECTS = {

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -249,6 +250,11 @@ ERRORS: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"touchpoints.parquet": parquet(lead_id=["a"], occurred_at=["2026-01-03"], channel=[["web"]])},
         {},
         "touchpoints.parquet: the column 'channel' holds values of type list<element: string>. Write it as text.",
+    ),
+    "bytes that are no text": (
+        {"leads.parquet": parquet(lead_id=["a"], created_at=["2026-01-03"], photo=[b"\xff"])},
+        {},
+        "leads.parquet: the column 'photo' cannot be read (Invalid UTF8 payload). Write it as text.",
     ),
     "a touch without its lead": (
         {"leads.csv": LEADS, "touchpoints.csv": TOUCHES + "c,2026-01-05,web\n"},
@@ -640,7 +646,7 @@ TIMES: dict[str, tuple[str, dict[str, Any], str]] = {
     "nanoseconds are cut off": ("2026-01-03T10:00:00.123456789Z", {}, "2026-01-03T10:00:00.123456Z"),
     "a comma before the fraction": ("2026-01-03T10:00:00,5Z", {}, "2026-01-03T10:00:00.500000Z"),
     "hours alone": ("2026-01-03T10Z", {}, "2026-01-03T10:00:00Z"),
-    "the end of all dates": ("9999-12-31", {"zone": "Europe/Amsterdam"}, "9999-12-30T22:59:59.999999Z"),
+    "the last of all dates": ("9998-12-31", {"zone": "Europe/Amsterdam"}, "9998-12-31T22:59:59.999999Z"),
     "before 1970": ("1901-01-03T10:00:00Z", {}, "1901-01-03T10:00:00Z"),
     "a format of dates": ("28.02.2026", {"date_format": "%d.%m.%Y"}, "2026-02-28T23:59:59.999999Z"),
     "a format of times": (
@@ -831,6 +837,14 @@ def test_touches_of_a_linked_id_count_for_the_lead_from_the_link_on(tmp_path: Pa
     ]
 
 
+def test_a_link_that_is_there_again_counts_from_the_first_on_and_is_told(tmp_path: Path) -> None:
+    links = "lead_id,same_as,occurred_at\nb,a,2026-02-09\nb,a,2026-02-02\n"
+    dataset = read(tmp_path, {"leads.csv": LEADS, "aliases.csv": links})
+    assert dataset.report is not None
+    assert dataset.report.left_out == {"aliases.csv: repeated, the first link counts": 1}
+    assert isoformat(dataset.merged_at[1]) == "2026-02-02T23:59:59.999999Z"
+
+
 def test_a_linked_lead_is_no_longer_open_and_the_other_is(tmp_path: Path) -> None:
     files = {
         "touchpoints.csv": touched(*["a,2026-01-03T10:00:00Z,web"] * 2),
@@ -1012,7 +1026,55 @@ def test_lists_among_the_attributes_are_left_out_and_noted() -> None:
     dataset = Dataset.from_frames(leads=frame)
     assert attributes(dataset) == {"size": [3.0]}
     assert dataset.report is not None
-    assert dataset.report.notes == ("leads: left out, for they hold lists or records: tags",)
+    assert dataset.report.notes == ("leads: left out, for they hold lists, records or bytes: tags",)
+
+
+def test_ids_may_be_uuids(tmp_path: Path) -> None:
+    ids = [UUID(int=7), UUID(int=2**127), UUID(int=7)]
+    raw = pa.array([one.bytes for one in ids], pa.binary(16))
+    touched = parquet(
+        lead_id=pa.ExtensionArray.from_storage(pa.uuid(), raw), occurred_at=["2026-01-03"] * 3, channel=["web"] * 3
+    )
+    rows = "".join(f"{one},2026-01-01,3\n" for one in sorted(set(ids), key=str))
+    dataset = read(tmp_path, {"leads.csv": "lead_id,created_at,size\n" + rows, "touchpoints.parquet": touched})
+    assert dataset.ids.tolist() == [str(ids[0]), str(ids[1])]
+    assert dataset.history.lead.tolist() == [0, 0, 1]
+
+
+def test_columns_of_types_of_their_own_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    notes = pa.ExtensionArray.from_storage(pa.json_(), pa.array(["3", None]))
+    bytes_ = [b"\xff", b"\xfe"]
+    leads = parquet(
+        lead_id=["a", "b"], created_at=["2026-01-03"] * 2, size=notes, key=pa.array(bytes_, pa.binary(1)),
+        kind=pa.array(bytes_).dictionary_encode(),
+    )  # fmt: skip
+    dataset = read(tmp_path, {"leads.parquet": leads})
+    assert attributes(dataset) == {"size": [3.0, None]}
+    assert dataset.report is not None
+    assert dataset.report.notes == ("leads.parquet: left out, for they hold lists, records or bytes: key, kind",)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+def test_bytes_that_are_no_text_may_be_left_out(kind: pa.DataType, tmp_path: Path) -> None:
+    leads = parquet(lead_id=["a"], created_at=["2026-01-03"], photo=pa.array([b"\xff"], kind), size=[3])
+    with pytest.raises(TableError, match=r"the column 'photo' cannot be read \(Invalid UTF8 payload\)"):
+        read(tmp_path, {"leads.parquet": leads})
+    dataset = read(tmp_path, {"leads.parquet": leads, "dataset.toml": '[leads]\nexclude = ["photo"]\n'})
+    assert attributes(dataset) == {"size": [3.0]}
+
+
+@pytest.mark.parametrize("word", ["9999-12-31", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "0000-01-01T00:00:00Z"])
+def test_a_time_that_stands_for_none_is_named(word: str, tmp_path: Path) -> None:
+    says = f"touchpoints.csv line 3: occurred_at {word!r} is beyond the years 2 to 9998, as what stands for no time"
+    with pytest.raises(TableError, match=f"^{re.escape(says)}"):
+        read(tmp_path, {"touchpoints.csv": touched("a,2026-01-03,web", f"a,{word},web")})
+
+
+def test_a_time_that_stands_for_none_can_be_missing(tmp_path: Path) -> None:
+    rows = "lead_id,occurred_at,channel,recorded_at\na,2026-01-03,web,9999-12-31\n"
+    how = '[touchpoints]\nmissing = ["9999-12-31"]\n'
+    dataset = read(tmp_path, {"touchpoints.csv": rows, "dataset.toml": how})
+    assert dataset.history.known.tolist() == dataset.history.at.tolist()
 
 
 # dataset.toml.
