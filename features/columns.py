@@ -19,7 +19,7 @@ from features.errors import TableError, UsageError
 from features.history import Bools, Floats, Ids, Ints
 from features.rejects import Rejects
 from features.sources import Source
-from features.times import US_PER_DAY
+from features.times import EARLIEST, TOO_LATE, US_PER_DAY
 
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "touchpoints": (("lead_id", "occurred_at", "channel"), ("action", "value", "recorded_at", "message_id")),
@@ -185,7 +185,7 @@ class Part:
             form=self.forms.get(name),
         )
         self.reject(name, found.wrong)
-        beyond = ~found.empty & ((found.at < parsing.EARLIEST) | (found.at >= parsing.TOO_LATE))
+        beyond = ~found.empty & ((found.at < EARLIEST) | (found.at >= TOO_LATE))
         hint = "is beyond the years 2 to 9998, as what stands for no time is. Write when it was."
         self.reject(name, {row: f"{str(self.columns[name][row])!r} {hint}" for row in np.flatnonzero(beyond).tolist()})
         return found

@@ -31,8 +31,6 @@ _ZONE = r" ?(?:Z|z|UTC|[+-]\d{2}(?::?\d{2})?)"
 _LEAP_SECOND = r"^(.{8,10}[T ]\d{2}:?\d{2}:?)60(?:[.,]\d+)?"
 _FIRST_WALL, _LAST_WALL = -62_135_510_400_000_000, 253_402_214_400_000_000
 """0001-01-02 and 9999-12-31: what Python can tell the offset of in any zone."""
-EARLIEST, TOO_LATE = -62_104_060_800_000_000, 253_370_764_800_000_000
-"""The beginnings of the years 2 and 9999: systems write the first and last date there are where they know none."""
 
 
 @dataclass(frozen=True)

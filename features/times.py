@@ -14,6 +14,8 @@ from features.errors import UsageError
 US_PER_DAY = 86_400_000_000
 NEVER = np.iinfo(np.int64).max
 """The time of what has not happened."""
+EARLIEST, TOO_LATE = -62_104_060_800_000_000, 253_370_764_800_000_000
+"""The beginnings of the years 2 and 9999: systems write the first and last date there are where they know none."""
 
 Time: TypeAlias = "int | str | date | np.datetime64"
 """An instant at the edge: microseconds, ISO 8601 text, a datetime with a zone, or a bare date."""

@@ -18,14 +18,13 @@ import msgspec
 
 from features.errors import TouchstoneError
 from features.records import LONGEST, Value
-from features.times import datetime_us
+from features.times import EARLIEST, TOO_LATE, datetime_us
 from features.touchpoints import touchpoint_of
 from features.words import kind_word, word_number
 from serving.body import Reader
 from serving.errors import FieldError, Malformed, RequestError, TooLarge
 from serving.mapping import Mapping
 from serving.store import Alias, Lead, Message, Outcome, Quarantined, Row, Touch
-from serving.store.rows import FIRST, LAST
 from serving.store.writing import storable, word
 
 LARGEST_MESSAGE, LARGEST_BATCH = 32 << 10, 500 << 10
@@ -324,7 +323,7 @@ def _occurred(m: SegmentMessage, arrival: Arrival) -> int:
         return at
     sent = _time(m.sent_at or arrival.sent_at or "")
     at = min(at if sent is None else arrival.at - (sent - at), arrival.at)
-    if at < FIRST:
+    if at < EARLIEST:
         raise FieldError("timestamp", f"{given[:80]!r} is too long before it was sent. Correct it, or sentAt.")
     return at
 
@@ -336,7 +335,7 @@ def _time(text: str) -> int | None:
     except ValueError:
         return None
     us = datetime_us(at if at.tzinfo else at.replace(tzinfo=UTC))
-    return us if FIRST <= us <= LAST else None
+    return us if EARLIEST <= us < TOO_LATE else None
 
 
 def _at(properties: dict[str, Any], path: str) -> float | None:

@@ -113,6 +113,7 @@ def test_touchpoints_count_once(call: Caller) -> None:
         ("touchpoints", {**TOUCH, "lead_id": ""}, "lead_id", "too short"),
         ("touchpoints", {**TOUCH, "chanel": "x"}, "chanel", "Did you mean channel"),
         ("touchpoints", {**TOUCH, "occurred_at": "0001-01-01T00:00:00+05:00"}, "occurred_at", "beyond the years"),
+        ("outcomes", {**OUTCOME, "occurred_at": "9999-12-31T00:00:00Z"}, "occurred_at", "stands for no time"),
         ("touchpoints", {"touchpoints": []}, "touchpoints", "got 0. Send 1 to 500"),
         ("touchpoints", {"touchpoints": [TOUCH] * 501}, "touchpoints", "got 501. Send 1 to 500"),
         ("touchpoints", {**TOUCH, "recorded_at": T}, "recorded_at", "only a key that loads the past"),

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from features.records import AttributeFact
-from features.times import NEVER, datetime_us, to_datetime
+from features.times import EARLIEST, NEVER, TOO_LATE, datetime_us, to_datetime
 from serving.body import Reader, read_body
 from serving.errors import FieldError, NotFound
 from serving.operation import Operation, json_response
@@ -212,8 +212,10 @@ def _fact(name: str, fact: AttributeFact, where: str, past: bool) -> Message:
 
 def _us(at: datetime, field: str) -> int:
     us = datetime_us(at)
-    if not FIRST <= us <= LAST:
-        raise FieldError(field, f"{at.isoformat()} is beyond the years 1 to 9999 in UTC. Send one of them.")
+    if not EARLIEST <= us < TOO_LATE:
+        raise FieldError(
+            field, f"{at.isoformat()} is beyond the years 2 to 9998, as what stands for no time is. Send when it was."
+        )
     return us
 
 
