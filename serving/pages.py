@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -36,6 +37,16 @@ def cursor_of(place: Any) -> str:
     (5, 'a')
     """
     return urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def address_of(request: Request, cursor: str) -> str:
+    """The address of the page that a cursor leads to: that of a request, whose operation is `addressed`.
+
+    An id in the path stays as it was sent, since an encoded slash in it is none of the path's.
+    """
+    sent: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    path = quote(sent, safe="%/:@!$&'()*+,;=~")
+    return str(request.url.replace(path=path).include_query_params(cursor=cursor))
 
 
 def read_cursor(cursor: str, kind: Any) -> Any:
