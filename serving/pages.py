@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 
 from serving.errors import FieldError
+from serving.store.rows import FIRST, LAST
 
 LONGEST_PAGE = 1_000
 PAGE_PARAMETERS: dict[str, dict[str, Any]] = {
@@ -50,8 +51,12 @@ def address_of(request: Request, cursor: str) -> str:
 
 
 def read_cursor(cursor: str, kind: Any) -> Any:
-    """Reads what `cursor_of` wrote. Raises FieldError if it is none."""
+    """Reads what `cursor_of` wrote. Raises FieldError if it is none, or no database could be asked for it."""
     try:
-        return msgspec.json.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=kind)
+        place = msgspec.json.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=kind)
+        for part in msgspec.to_builtins(place):
+            if (isinstance(part, str) and "\0" in part) or (isinstance(part, int) and not FIRST <= part <= LAST):
+                raise ValueError
+        return place
     except ValueError:
         raise FieldError("cursor", f"{cursor[:80]!r} is no cursor. Send what the page before gave.") from None

@@ -18,6 +18,7 @@ from features.times import isoformat, to_us
 from models import TIERS, load_bundle
 from models.tiers import Tiers
 from serving.access import Open
+from serving.pages import cursor_of
 from serving.policy import Policy, Worth, set_policy
 from serving.service import Service
 from serving.settings import Settings
@@ -196,6 +197,7 @@ def test_a_listing_that_cannot_be(server: httpx.Client, service: Service, tenant
         ("limit", "0", "Ask for 1 to 1,000"), ("limit", "1001", "Ask for 1 to 1,000"), ("limit", "many", "Ask for 1"),
         ("limit", "9" * 5_000, "Ask for 1"), ("cursor", "", "no cursor"), ("cursor", "?", "no cursor"),
         ("cursor", "WzFd", "no cursor"), ("cursor", "ü" * 300, "no cursor"),
+        ("cursor", cursor_of((tenant, "", "-expected_value", 0.5, "L\0")), "no cursor"),
     ):  # fmt: skip
         check_problem(server.get("/v1/leads", params={name: value}), 422, name, says)
     empty = server.get("/v1/leads").json()
