@@ -403,6 +403,26 @@ def test_a_bad_message_costs_no_neighbour(call: Caller, bad: bytes) -> None:
     assert counts(call("POST", "/v1/track", bad)) in ((0, 0, 1), (1, 0, 0))
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"type":"page","userId":"eve","context":{"campaign":"x"}}',
+        b'{"type":"page","anonymousId":"eve","userId":null,"context":5}',
+        b'{"type":"track","userId":"eve","event":"a\\u0000"}',
+        b'{"type":"track","userId":"eve","event":"\xff"}',
+        b'{"type":"track","userId":"eve","event":5,"properties":{"a":NaN}}',
+        b'{"type":"track","userId":"eve","event":"' + b"a" * LARGEST_MESSAGE + b'"}',
+    ],
+    ids=range(6),
+)
+def test_what_was_set_aside_of_a_person_goes_with_them(call: Caller, bad: bytes) -> None:
+    assert counts(call("POST", "/v1/batch", b'{"batch":[' + bad + b"]}")) == (0, 0, 1)
+    (set_aside,) = call("GET", "/v1/quarantine").json()["messages"]
+    assert set_aside["lead_id"] == "eve"
+    assert call("DELETE", "/v1/leads/eve").status_code == 200
+    assert call("GET", "/v1/quarantine").json()["messages"] == []
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"1" * 40, b"9" * 400])
 def test_numbers_that_are_none_count_as_missing(call: Caller, number: bytes) -> None:
     body = b'{"batch":[{"type":"track","userId":"L-1","event":"a","properties":{"value":' + number + b"}}]}"
