@@ -209,9 +209,8 @@ def _not_json(says: str, body: bytes) -> str:
         return "the body is not valid JSON: it ends in the middle of a value or holds half a character. Send it whole."
     begin = int(place[1])
     seen = body[max(0, begin - 20) : begin + 20].decode("utf-8", "replace")
-    mend = (
-        "JSON knows no NaN or Infinity; send null." if body[begin : begin + 2].strip(b"-")[:1] in b"NI" else "Mend it."
-    )
+    there = body[begin : begin + 2].removeprefix(b"-")
+    mend = "JSON knows no NaN or Infinity; send null." if there.startswith((b"N", b"I")) else "Mend it."
     return f"the body is not valid JSON at byte {begin}, near {seen!r}. {mend}"
 
 

@@ -272,6 +272,7 @@ BAD_BODIES = {
     "NaN": (SIZE % b"NaN", 400, None, "not valid JSON at byte 86, near .*no NaN"),
     "Infinity": (SIZE % b"Infinity", 400, None, "JSON knows no NaN or Infinity; send null"),
     "-Infinity": (SIZE % b"-Infinity", 400, None, "JSON knows no NaN or Infinity; send null"),
+    "more at the end": (b'{"lead_id": "a"}x', 400, None, r"at byte 17, near .*}x'\. Mend it\."),
     "NaN after an error": (b'{"lead_id": 5, "created_at": NaN}', 422, "lead_id", "got 5. Send text"),
     "not JSON after an error": (b'{"lead_id": 5, oh', 422, "lead_id", "got a whole number. Send text"),
     "1e999": (SIZE % b"1e999", 422, "attributes.size", "too large"),
