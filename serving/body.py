@@ -104,6 +104,9 @@ def _unpacked(body: bytes, limit: int) -> bytes:
         raise _too_large(limit)
     if not unpacking.eof:
         raise Malformed("the gzip body ends too early. Send it whole.")
+    if unpacking.unused_data:
+        # What is not read must not be acknowledged.
+        raise Malformed("the gzip body goes on after its end. Pack it as one member.")
     return unpacked
 
 

@@ -435,6 +435,8 @@ def test_gzip_bodies(call: Caller) -> None:
     body = json.dumps(segment(GOOD)).encode()
     packed = call("POST", "/v1/batch", gzip.compress(body), content_encoding="GZIP", content_type="text/plain")
     assert counts(packed) == (1, 0, 0)
+    for more in (gzip.compress(body), b"{"):
+        assert call("POST", "/v1/batch", gzip.compress(body) + more, content_encoding="gzip").status_code == 400
     bomb = gzip.compress(b'{"batch":[' + b" " * 200_000_000 + b"]}")
     assert len(bomb) < LARGEST_BATCH
     assert call("POST", "/v1/batch", bomb, content_encoding="gzip").status_code == 413
