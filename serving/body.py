@@ -48,11 +48,16 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def read_unpacked(request: Request, limit: int) -> bytes:
     """Reads a body of at most `limit` bytes, whatever it says that it is; a gzip one is unpacked up to the limit."""
-    encoding = _header(request, b"content-encoding", "identity").strip().lower()
+    encoding = encoding_of(request)
     if encoding not in ("identity", "gzip", ""):
         raise WrongMedia(f"content-encoding {encoding!r} is not known. Send gzip, or leave it out.")
     body = await read_raw(request, limit)
     return _unpacked(body, limit) if encoding == "gzip" else body
+
+
+def encoding_of(request: Request) -> str:
+    """How a body is packed, by its own account."""
+    return _header(request, b"content-encoding", "identity").strip().lower()
 
 
 async def read_raw(request: Request, limit: int) -> bytes:
