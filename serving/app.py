@@ -100,7 +100,7 @@ def create_app(scorer: Scorer, store: Store, settings: Settings | None = None, a
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    # What operations answer does not hang on the address that was asked; what FastAPI answers tells it.
+    # For what answers with an address: those operations, and the documents.
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1"))
     _describe(app, all_operations)
     return app

@@ -48,11 +48,16 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def read_unpacked(request: Request, limit: int) -> bytes:
     """Reads a body of at most `limit` bytes, whatever it says that it is; a gzip one is unpacked up to the limit."""
-    encoding = _header(request, b"content-encoding", "identity").strip().lower()
+    encoding = encoding_of(request)
     if encoding not in ("identity", "gzip", ""):
         raise WrongMedia(f"content-encoding {encoding!r} is not known. Send gzip, or leave it out.")
     body = await read_raw(request, limit)
     return _unpacked(body, limit) if encoding == "gzip" else body
+
+
+def encoding_of(request: Request) -> str:
+    """How a body is packed, by its own account."""
+    return _header(request, b"content-encoding", "identity").strip().lower()
 
 
 async def read_raw(request: Request, limit: int) -> bytes:
@@ -104,6 +109,9 @@ def _unpacked(body: bytes, limit: int) -> bytes:
         raise _too_large(limit)
     if not unpacking.eof:
         raise Malformed("the gzip body ends too early. Send it whole.")
+    if unpacking.unused_data:
+        # What is not read must not be acknowledged.
+        raise Malformed("the gzip body goes on after its end. Pack it as one member.")
     return unpacked
 
 
@@ -209,9 +217,8 @@ def _not_json(says: str, body: bytes) -> str:
         return "the body is not valid JSON: it ends in the middle of a value or holds half a character. Send it whole."
     begin = int(place[1])
     seen = body[max(0, begin - 20) : begin + 20].decode("utf-8", "replace")
-    mend = (
-        "JSON knows no NaN or Infinity; send null." if body[begin : begin + 2].strip(b"-")[:1] in b"NI" else "Mend it."
-    )
+    there = body[begin : begin + 2].removeprefix(b"-")
+    mend = "JSON knows no NaN or Infinity; send null." if there.startswith((b"N", b"I")) else "Mend it."
     return f"the body is not valid JSON at byte {begin}, near {seen!r}. {mend}"
 
 

@@ -21,7 +21,8 @@ Seen: TypeAlias = Callable[[Scope, int, float], None]
 
 
 class Direct(FastAPI):
-    """FastAPI, whose operations are answered without it; it knows them too, and answers everything else.
+    """FastAPI, whose operations are answered without it, but for those that are addressed; it knows all of them, and
+    answers everything else.
 
     >>> app = Direct([], seen=lambda scope, status, seconds: None, handlers={})
     >>> app.openapi_url
@@ -42,15 +43,18 @@ class Direct(FastAPI):
         """
         routes = [route(operation, endpoint) for operation, endpoint in endpoints]
         super().__init__(routes=[*routes], exception_handlers={**handlers}, **options)
+        short = [
+            (each, endpoint)
+            for each, (operation, endpoint) in zip(routes, endpoints, strict=True)
+            if not operation.addressed
+        ]
         self._fixed = {
             (method, each.path): endpoint
-            for each, (_, endpoint) in zip(routes, endpoints, strict=True)
+            for each, endpoint in short
             for method in each.methods or ()
             if "{" not in each.path
         }
-        self._others = [
-            (each, endpoint) for each, (_, endpoint) in zip(routes, endpoints, strict=True) if "{" in each.path
-        ]
+        self._others = [(each, endpoint) for each, endpoint in short if "{" in each.path]
         self._handlers = {kind: handler for kind, handler in handlers.items() if kind is not Exception}
         self._handled = tuple(self._handlers)
         self._on_crash: Handler | None = handlers.get(Exception)

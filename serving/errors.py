@@ -10,6 +10,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from features.errors import TouchstoneError
 from serving.schemas import Problem
@@ -124,11 +125,19 @@ async def on_domain_error(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answers a wrong path or method."""
     assert isinstance(error, HTTPException)
-    allowed = (error.headers or {}).get("Allow")
-    mend = f"Use {' or '.join(sorted(allowed.split(', ')))}." if allowed else "/docs lists what there is."
+    headers, mend = error.headers, "/docs lists what there is."
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = _methods(request)
+        headers, mend = {"Allow": ", ".join(allowed)}, f"Use {' or '.join(allowed)}."
     return problem_response(
-        error.status_code, f"{request.method} {request.url.path}: {error.detail}. {mend}", None, error.headers
+        error.status_code, f"{request.method} {request.url.path}: {error.detail}. {mend}", None, headers
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be asked at a path: each method has a route of its own, and Starlette tells of the first alone."""
+    matched = [each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for each in matched for method in each.methods or ()})
 
 
 async def on_disconnect(request: Request, error: Exception) -> Response:

@@ -48,8 +48,12 @@ def once(answer: Answer, store: Store, limit: int) -> Answer:
             return _again(found, mine)
         try:
             response = await answer(Request(request.scope, _replayed(body)))
-        except BaseException:
-            store.remove(Idempotent, tenant, _named(mine))
+        except BaseException as problem:
+            removed = store.remove(Idempotent, tenant, _named(mine))
+            if isinstance(problem, Exception):
+                # It is told of only then, for who hears of it may send again at once.
+                with suppress(StoreError):
+                    await asyncio.wrap_future(removed)
             raise
         if 200 <= response.status_code < 300:
             kept = replace(mine, status=response.status_code, body=bytes(response.body).decode())

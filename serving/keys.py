@@ -13,6 +13,7 @@ from hashlib import sha256
 from msgspec.structs import replace
 
 from features.errors import TouchstoneError, UsageError
+from serving.background import SYSTEM
 from serving.store import Entry, Key, Store
 
 SCOPES = {
@@ -29,11 +30,13 @@ _US = 1_000_000
 def create_key(store: Store, tenant: str, name: str, scopes: Sequence[str], actor: str) -> tuple[Key, str]:
     """Makes a key; returns it and what its holder sends, which can be had but this once.
 
-    Raises UsageError if a scope is unknown or there is none.
+    Raises UsageError if a scope is unknown or there is none, or if the tenant is the service itself.
     """
     for scope in scopes:
         if scope not in SCOPES:
             raise UsageError(f"--scope {scope}: there is no such scope. Use {', '.join(SCOPES)}.")
+    if tenant == SYSTEM:
+        raise UsageError(f"--tenant {tenant}: that name is the service's own. Name another one.")
     if not scopes:
         raise UsageError(f"a key needs --scope: one or more of {', '.join(SCOPES)}.")
     key, token = _new(tenant, name, tuple(dict.fromkeys(scopes)))

@@ -68,6 +68,8 @@ class Operation:
     """What a key has to be for; the empty one needs none."""
     idempotent: bool = False
     """Whether it writes, so that it takes an Idempotency-Key."""
+    addressed: bool = False
+    """Whether it answers with an address, which hangs on what proxies say that was asked."""
     media: str = "application/json"
     """What it answers with; a `response` that is text has no type of its own in the document."""
     lines: tuple[type, ...] = ()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
 
 from serving.errors import FieldError
+from serving.store.rows import FIRST, LAST
 
 LONGEST_PAGE = 1_000
 PAGE_PARAMETERS: dict[str, dict[str, Any]] = {
@@ -38,9 +40,23 @@ def cursor_of(place: Any) -> str:
     return urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
 
 
+def address_of(request: Request, cursor: str) -> str:
+    """The address of the page that a cursor leads to: that of a request, whose operation is `addressed`.
+
+    An id in the path stays as it was sent, since an encoded slash in it is none of the path's.
+    """
+    sent: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    path = quote(sent, safe="%/:@!$&'()*+,;=~")
+    return str(request.url.replace(path=path).include_query_params(cursor=cursor))
+
+
 def read_cursor(cursor: str, kind: Any) -> Any:
-    """Reads what `cursor_of` wrote. Raises FieldError if it is none."""
+    """Reads what `cursor_of` wrote. Raises FieldError if it is none, or no database could be asked for it."""
     try:
-        return msgspec.json.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=kind)
+        place = msgspec.json.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=kind)
+        for part in msgspec.to_builtins(place):
+            if (isinstance(part, str) and "\0" in part) or (isinstance(part, int) and not FIRST <= part <= LAST):
+                raise ValueError
+        return place
     except ValueError:
         raise FieldError("cursor", f"{cursor[:80]!r} is no cursor. Send what the page before gave.") from None

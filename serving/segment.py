@@ -75,7 +75,12 @@ class _Raw(msgspec.Struct, rename="camel"):
     sent_at: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_RAW = msgspec.json.Decoder(_Raw)
+class _Who(msgspec.Struct, rename="camel"):
+    user_id: Any = None
+    anonymous_id: Any = None
+
+
+_RAW, _WHO = msgspec.json.Decoder(_Raw), msgspec.json.Decoder(_Who)
 _MESSAGE = Reader(SegmentMessage)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
@@ -129,7 +134,7 @@ def _take(raw: bytes, arrival: Arrival, taken: Taken, kind: str | None = None) -
         lead = _id(message.user_id) or _id(message.anonymous_id)
         made = _made(message, kind or message.type, lead, arrival, taken)
     except TouchstoneError as refusal:
-        body = raw[:LARGEST_MESSAGE].decode("utf-8", "replace")
+        body, lead = raw[:LARGEST_MESSAGE].decode("utf-8", "replace"), lead or _whose(raw)
         row = Quarantined(reason=str(refusal), body=body, source=_SOURCE, lead_id=lead and lead[:LONGEST])
         made = Message(rows=(row,), source=_SOURCE)
     if made is None:
@@ -182,6 +187,19 @@ def _read(raw: bytes) -> SegmentMessage:
         if mended is None:
             raise
         return _MESSAGE.read(mended)
+
+
+def _whose(raw: bytes) -> str | None:
+    """Whose a message is that cannot be read as a whole, if that much can: it is deleted with the person."""
+    for text in (raw, _finite(raw) or b""):
+        try:
+            who = _WHO.decode(text)
+            for given in (who.user_id, who.anonymous_id):
+                if type(given) in (str, int) and (name := _id(given)):
+                    return storable(name)
+        except (ValueError, RecursionError, TouchstoneError):
+            continue
+    return None
 
 
 def _finite(raw: bytes) -> bytes | None:

@@ -18,7 +18,7 @@ from models.tiers import TIERS
 from serving.background import SYSTEM
 from serving.policy import InForce, Worth, policy_of
 from serving.service import Service
-from serving.store import ListedScore, Setting, Store, StoredLead
+from serving.store import ListedScore, Setting, Store, StoredLead, StoreError
 from serving.webhooks import COLD, told_of
 
 _CHUNK = 250
@@ -102,8 +102,15 @@ def rank(service: Service, tenant: str, policy: InForce, leads: Sequence[StoredL
         ranked = _scored(scorer, asked, as_of, _worth(service, policy), listed)
         told = told_of(store, tenant, scorer, asked, ranked, listed)
         seen = {row.lead_id: listed.get(row.lead_id) for row in ranked}
-        if store.swap(tenant, ListedScore, seen, [*ranked, *told]).result():
-            break
+        try:
+            if store.swap(tenant, ListedScore, seen, [*ranked, *told]).result():
+                break
+        except StoreError:
+            # The change of tier of a lead that was deleted meanwhile cannot be stored, and takes the others along.
+            there = store.read_many(tenant, [lead.record.lead_id for lead in opened])
+            if len(there) == len(opened):
+                raise
+            opened = [lead for lead in opened if lead.record.lead_id in there]
     return len(opened)
 
 

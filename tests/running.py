@@ -19,7 +19,7 @@ def running(
 ) -> Iterator[str]:
     """Serves on a port that is free; gives the address."""
     app = create_app(scorer, store, settings, access)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off", proxy_headers=False))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

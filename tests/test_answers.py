@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -166,6 +167,18 @@ def test_the_timeline_in_pages(client: httpx.Client, lead_store: SqlStore, tenan
     lead_store.write(tenant, [Message(rows=(Touch("L", BORN + 30 * DAY, "fair"),))]).result()
     second = client.get(first["next"]).json()
     assert [event["text"] for event in second["events"]] == ["call talk", "size 0.9"] and second["total"] == 8
+
+
+@pytest.mark.parametrize("name", ["L", "a/b", "a%2Fb", "ü b", "a?b#c"])
+def test_the_next_page_has_the_address_that_was_asked(
+    client: httpx.Client, lead_store: SqlStore, tenant: str, name: str
+) -> None:
+    write(lead_store, tenant, touch(name, 1, "email"), touch(name, 2, "fair"))
+    path = f"/v1/leads/{quote(name, safe='')}/timeline"
+    asked = client.get(path, params={"limit": 1})
+    assert client.get(asked.json()["next"]).json()["events"][0]["text"] == "email"
+    by_proxy = client.get(path, params={"limit": 1}, headers={"x-forwarded-proto": "https", "host": "crm.example"})
+    assert by_proxy.json()["next"].startswith(f"https://crm.example{path}?limit=1&cursor=")
 
 
 def test_what_is_asked_wrongly(client: httpx.Client, lead_store: SqlStore, tenant: str) -> None:

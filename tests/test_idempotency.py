@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -93,8 +94,15 @@ def test_another_request_under_the_same_key_is_refused(lead_store: SqlStore, ten
 
 
 @pytest.mark.parametrize("fault", ["refused", "crash", "status"])
-def test_what_failed_may_be_sent_again(lead_store: SqlStore, tenant: str, fault: str) -> None:
-    done = 0
+def test_what_failed_may_be_sent_again_at_once(
+    lead_store: SqlStore, tenant: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, slow, done = lead_store.remove, ThreadPoolExecutor(1), 0
+
+    def late(*arguments: Any) -> Future[int]:
+        return slow.submit(lambda: (time.sleep(0.2), remove(*arguments).result())[1])
+
+    monkeypatch.setattr(lead_store, "remove", late)
 
     async def handler(body: bytes) -> Response:
         nonlocal done
@@ -111,7 +119,6 @@ def test_what_failed_may_be_sent_again(lead_store: SqlStore, tenant: str, fault:
             for _ in range(3):
                 got = await client.post("/write", content="{}", headers={"idempotency-key": "k"})
                 statuses.append(got.status_code)
-                await asyncio.sleep(0.3)
         return statuses
 
     assert asyncio.run(run()) == [{"refused": 422, "crash": 500, "status": 503}[fault], 200, 200]

@@ -404,6 +404,26 @@ def test_a_bad_message_costs_no_neighbour(call: Caller, bad: bytes) -> None:
     assert counts(call("POST", "/v1/track", bad)) in ((0, 0, 1), (1, 0, 0))
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"type":"page","userId":"eve","context":{"campaign":"x"}}',
+        b'{"type":"page","anonymousId":"eve","userId":null,"context":5}',
+        b'{"type":"track","userId":"eve","event":"a\\u0000"}',
+        b'{"type":"track","userId":"eve","event":"\xff"}',
+        b'{"type":"track","userId":"eve","event":5,"properties":{"a":NaN}}',
+        b'{"type":"track","userId":"eve","event":"' + b"a" * LARGEST_MESSAGE + b'"}',
+    ],
+    ids=range(6),
+)
+def test_what_was_set_aside_of_a_person_goes_with_them(call: Caller, bad: bytes) -> None:
+    assert counts(call("POST", "/v1/batch", b'{"batch":[' + bad + b"]}")) == (0, 0, 1)
+    (set_aside,) = call("GET", "/v1/quarantine").json()["messages"]
+    assert set_aside["lead_id"] == "eve"
+    assert call("DELETE", "/v1/leads/eve").status_code == 200
+    assert call("GET", "/v1/quarantine").json()["messages"] == []
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999", b"1" * 40, b"9" * 400])
 def test_numbers_that_are_none_count_as_missing(call: Caller, number: bytes) -> None:
     body = b'{"batch":[{"type":"track","userId":"L-1","event":"a","properties":{"value":' + number + b"}}]}"
@@ -416,6 +436,8 @@ def test_gzip_bodies(call: Caller) -> None:
     body = json.dumps(segment(GOOD)).encode()
     packed = call("POST", "/v1/batch", gzip.compress(body), content_encoding="GZIP", content_type="text/plain")
     assert counts(packed) == (1, 0, 0)
+    for more in (gzip.compress(body), b"{"):
+        assert call("POST", "/v1/batch", gzip.compress(body) + more, content_encoding="gzip").status_code == 400
     bomb = gzip.compress(b'{"batch":[' + b" " * 200_000_000 + b"]}")
     assert len(bomb) < LARGEST_BATCH
     assert call("POST", "/v1/batch", bomb, content_encoding="gzip").status_code == 413

@@ -18,7 +18,8 @@ from features.times import isoformat, to_us
 from models import TIERS, load_bundle
 from models.tiers import Tiers
 from serving.access import Open
-from serving.policy import Policy, Worth, set_policy
+from serving.pages import cursor_of
+from serving.policy import Cuts, Policy, Worth, set_policy
 from serving.service import Service
 from serving.settings import Settings
 from serving.store import Alias, Fact, Lead, ListedScore, Message, Outcome, Setting, Touch, open_store
@@ -196,6 +197,7 @@ def test_a_listing_that_cannot_be(server: httpx.Client, service: Service, tenant
         ("limit", "0", "Ask for 1 to 1,000"), ("limit", "1001", "Ask for 1 to 1,000"), ("limit", "many", "Ask for 1"),
         ("limit", "9" * 5_000, "Ask for 1"), ("cursor", "", "no cursor"), ("cursor", "?", "no cursor"),
         ("cursor", "WzFd", "no cursor"), ("cursor", "ü" * 300, "no cursor"),
+        ("cursor", cursor_of((tenant, "", "-expected_value", 0.5, "L\0")), "no cursor"),
     ):  # fmt: skip
         check_problem(server.get("/v1/leads", params={name: value}), 422, name, says)
     empty = server.get("/v1/leads").json()
@@ -303,3 +305,22 @@ def test_leads_of_many_pages_are_swept(service: Service, tenant: str, monkeypatc
         (done,) = sweep_tenant(service, tenant, Event())
         assert done.leads == LEADS
         assert {row.as_of for row in service.store.find(ListedScore, tenant)} == {done.as_of}
+
+
+def test_a_lead_that_is_deleted_while_it_is_ranked_costs_no_other(
+    service: Service, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = service.store
+    write(store, tenant)  # type: ignore[arg-type]
+    set_policy(store, tenant, Policy(tiers=Cuts(warm=0, hot=0)), "cli:me")
+    swap, gone = store.swap, ["L-03", "L-07"]
+
+    def late(*arguments: Any) -> Any:
+        if gone:
+            store.delete(tenant, gone.pop()).result()
+        return swap(*arguments)
+
+    monkeypatch.setattr(store, "swap", late)
+    (done,) = sweep_tenant(service, tenant, Event())
+    listed = {row.lead_id for row in store.find(ListedScore, tenant)}
+    assert done.leads == len(listed) == LEADS - 2 and not listed & {"L-03", "L-07"}

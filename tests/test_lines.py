@@ -67,6 +67,11 @@ def test_wrong_reasons_are_refused_before_anything_is_read(server: httpx.Client)
     check_problem(response, 422, "reasons", "Ask for 0 to 5")
 
 
+def test_packed_lines_are_refused(server: httpx.Client) -> None:
+    response = server.post("/v1/score/bulk", content=b"{}", headers={**LINES, "content-encoding": "gzip"})
+    check_problem(response, 415, None, "Send them without content-encoding")
+
+
 def test_answers_come_while_lines_still_go(trained: Trained) -> None:
     """Over one connection: more is sent only when what was sent before is answered."""
     body = b"".join(json.dumps(lead(k)).encode() + b"\n" for k in range(1_000))

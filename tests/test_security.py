@@ -18,6 +18,7 @@ from test_serving import check_problem, lead
 from trained import ROOT, Trained, serving
 
 from features.errors import TouchstoneError, UsageError
+from serving.background import SYSTEM
 from serving.errors import Forbidden, TooMany, Unauthorized
 from serving.keys import SCOPES, create_key, list_keys, parse, revoke_key, rotate_key
 from serving.security import Bucket, Keys
@@ -89,6 +90,8 @@ def test_scopes_that_are_none_are_refused(lead_store: SqlStore, tenant: str) -> 
         create_key(lead_store, tenant, "crm", ["score", "write"], "me")
     with pytest.raises(UsageError, match="a key needs --scope"):
         create_key(lead_store, tenant, "crm", [], "me")
+    with pytest.raises(UsageError, match="--tenant _touchstone: that name is the service's own"):
+        create_key(lead_store, SYSTEM, "crm", ["score"], "me")
     assert lead_store.find(Key, tenant) == []
 
 

@@ -34,6 +34,7 @@ from serving.access import Open
 from serving.deliver import Sender
 from serving.keys import create_key
 from serving.outbound import OutboundError, Target, is_public, post
+from serving.pages import cursor_of
 from serving.policy import Cuts, Policy, set_policy
 from serving.routes.scores import answer
 from serving.schemas import ScoreRequest
@@ -263,7 +264,8 @@ def test_dead_letters_are_listed_in_pages_and_sent_again(lead_store: SqlStore, t
     ]
     assert len(call("GET", "/v1/webhooks/deliveries").json()["deliveries"]) == 4
     check_problem(call("GET", "/v1/webhooks/deliveries?state=lost"), 422, "state", "waiting, delivered, dead")
-    check_problem(call("GET", "/v1/webhooks/deliveries?cursor=x"), 422, "cursor", "no cursor")
+    for cursor in ("x", cursor_of((2**63, "a")), cursor_of((-(2**70), "a")), cursor_of((5, "a\0"))):
+        check_problem(call("GET", f"/v1/webhooks/deliveries?cursor={cursor}"), 422, "cursor", "no cursor")
 
 
 # --- deliveries

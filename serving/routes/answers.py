@@ -22,7 +22,7 @@ from models.timeline import Event, timeline
 from serving.body import read_time
 from serving.errors import FieldError
 from serving.operation import Operation, json_response
-from serving.pages import PAGE_PARAMETERS, cursor_of, limit_of, read_cursor
+from serving.pages import PAGE_PARAMETERS, address_of, cursor_of, limit_of, read_cursor
 from serving.policy import InForce
 from serving.routes.leads import AS_OF, unknown
 from serving.routes.scores import too_early
@@ -36,7 +36,7 @@ from serving.schemas import (
     TimelineResponse,
 )
 from serving.service import Service, lead_of, policy_for, scorer_at, tenant_of
-from serving.store.rows import FIRST, LAST
+from serving.store.rows import LAST
 
 _DAYS = tuple(str(days) for days in range(1, LONGEST + 1))
 _PROBLEMS = {
@@ -110,7 +110,7 @@ def operations(service: Service) -> list[Operation]:
             "GET", "/v1/leads/{lead_id}/timeline", "getLeadTimeline",
             "What became known of a lead, the last first, with the score right after each.",
             events, TimelineResponse, problems=_PROBLEMS, scope="score",
-            parameters={"as_of": AS_OF, **PAGE_PARAMETERS},
+            parameters={"as_of": AS_OF, **PAGE_PARAMETERS}, addressed=True,
         ),
     ]  # fmt: skip
 
@@ -123,7 +123,7 @@ def _time(request: Request, name: str) -> datetime | None:
 def _place(cursor: str, begin: _Cursor, asked: datetime | None) -> _Cursor:
     """Where a page begins. Raises FieldError for a cursor of another timeline."""
     place: _Cursor = read_cursor(cursor, _Cursor)
-    same = (place.tenant, place.lead_id) == (begin.tenant, begin.lead_id) and FIRST <= place.as_of <= LAST
+    same = (place.tenant, place.lead_id) == (begin.tenant, begin.lead_id)
     if not same or place.given < 0 or (asked is not None and place.as_of != begin.as_of):
         raise FieldError("cursor", "it is of another timeline. Ask for the same lead and as_of as for the page before.")
     return place
@@ -173,7 +173,7 @@ def _timeline(scorer: Scorer, request: Request, place: _Cursor, limit: int, lead
     given, cursor, address = place.given + len(page), None, None
     if given < total:
         cursor = cursor_of(msgspec.structs.replace(place, given=given))
-        address = str(request.url.include_query_params(cursor=cursor))
+        address = address_of(request, cursor)
     return TimelineResponse(
         lead.ids[0], to_datetime(place.as_of), [_event(event) for event in page], total, cursor, address, _model(scorer)
     )

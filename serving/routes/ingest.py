@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from anyio.to_thread import run_sync
@@ -37,9 +37,6 @@ from serving.store import Alias, Fact, Lead, Message, Outcome, Quarantined, Stor
 from serving.store.rows import FIRST, LAST
 from serving.touched import leads_of
 
-_Place = tuple[
-    Annotated[int, msgspec.Meta(ge=FIRST, le=LAST)], Annotated[str, msgspec.Meta(pattern="^[0-9a-f]*$", max_length=64)]
-]
 One = TypeVar("One", bound=msgspec.Struct)
 
 MOST = 500
@@ -243,7 +240,7 @@ def _known(lead: StoredLead) -> LeadResponse:
 def _quarantine(service: Service, tenant: str, limit: int, cursor: str | None) -> QuarantineResponse:
     after = None
     if cursor is not None:
-        at, name = read_cursor(cursor, _Place)
+        at, name = read_cursor(cursor, tuple[int, str])
         after = Quarantined(reason="", body="", received_at=at, id=name)
     found = service.store.find(Quarantined, tenant, order="-received_at", after=after, limit=limit + 1)
     page = found[:limit]

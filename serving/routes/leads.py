@@ -15,7 +15,7 @@ from models.tiers import TIERS
 from serving.body import read_time
 from serving.errors import FieldError, NotFound
 from serving.operation import Operation, json_response
-from serving.pages import PAGE_PARAMETERS, cursor_of, limit_of, read_cursor
+from serving.pages import PAGE_PARAMETERS, address_of, cursor_of, limit_of, read_cursor
 from serving.policy import InForce
 from serving.routes.scores import PARAMETERS, reasons_asked, too_early
 from serving.schemas import ListedLead, Ranking, ScoreResponse, StoredScore
@@ -102,7 +102,7 @@ def operations(service: Service) -> list[Operation]:
         Operation(
             "GET", "/v1/leads", "listLeads", "The open leads in order, as the last sweep scored them.",
             ranking, Ranking, problems={422: "A parameter is wrong; `field` says which."}, parameters=_LISTING,
-            scope="read",
+            scope="read", addressed=True,
         ),
         Operation(
             "GET", "/v1/leads/{lead_id}/score", "scoreStoredLead",
@@ -173,7 +173,7 @@ def _page(
         last = rows[limit - 1]
         here = _Cursor(*query, getattr(last, query[2].removeprefix("-")), last.lead_id)
         cursor = cursor_of(here)
-        address = str(request.url.include_query_params(cursor=cursor))
+        address = address_of(request, cursor)
     swept = last_sweep(service.store, query[0])
     as_of = None if swept is None else to_datetime(swept.as_of)
     age = None if as_of is None else (datetime.now(UTC) - as_of).total_seconds()

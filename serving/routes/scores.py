@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from features.times import datetime_us
 from models.scorer import Scorer
-from serving.body import Reader, read_body
-from serving.errors import FieldError, RequestError, TooLarge, problem_of
+from serving.body import Reader, encoding_of, read_body
+from serving.errors import FieldError, RequestError, TooLarge, WrongMedia, problem_of
 from serving.lines import LinesResponse, is_lines
 from serving.operation import Operation, json_response
 from serving.policy import InForce
@@ -131,6 +131,8 @@ def operations(service: Service) -> list[Operation]:
     async def bulk(request: Request) -> Response:
         reasons = reasons_asked(request)
         if is_lines(request):
+            if encoding_of(request) not in ("identity", ""):
+                raise WrongMedia("lines are read as they come. Send them without content-encoding.")
             lines = partial(score_lines, policy=await policy_for(service, request), reasons=reasons)
             return LinesResponse(request, lines, longest=settings.max_body)
         body = await read_body(request, settings.max_bulk_body)
