@@ -421,11 +421,13 @@ def features(
     as_json: Json = False,
 ) -> None:
     """Write the features of open leads, as of one instant (the end of the record) or of many, for data scientists."""
+    from features.inputs import find_input
     from features.times import days as span
     from features.times import isoformat, to_us
-    from serving.batch import check_ending, write_features
+    from serving.batch import check_apart, check_ending, write_features
 
     check_ending(output)
+    check_apart(output, find_input(data, _columns(mapping)))
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     until = dataset.recorded_until if as_of is None else to_us(as_of)
     rows, columns = write_features(dataset, until, None if every is None else span(every), output)
