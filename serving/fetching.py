@@ -112,11 +112,20 @@ class Fetched:
 
         try:
             engine = create_engine(self.url)
+            file = engine.url.database if engine.dialect.name == "sqlite" else None
+            if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
+                # SQLite would make an empty one.
+                raise TableError(f"{_shown(self.url)}: there is no such database. Name another.")
             try:
                 for table, query in self.queries.items():
                     with engine.connect().execution_options(stream_results=True, yield_per=_ROWS) as connection:
                         found = connection.execute(text(query))
-                        _save(table, [*found.keys()], found.partitions(_ROWS), folder / f"{table}.parquet")
+                        names = [*found.keys()]
+                        if twice := next((name for name in names if names.count(name) > 1), None):
+                            raise TableError(
+                                f"--query {table}=...: the column {twice!r} is there twice. Name one with AS."
+                            )
+                        _save(table, names, found.partitions(_ROWS), folder / f"{table}.parquet")
             finally:
                 engine.dispose()
         except (SQLAlchemyError, ModuleNotFoundError) as problem:

@@ -77,6 +77,14 @@ def test_queries_of_a_database(filled: str, score: Score, expected: bytes) -> No
         score(filled, queries=bad)
     with pytest.raises(TableError, match="a column holds values of several types"):
         score("sqlite://", queries={"leads": "SELECT 'a' AS lead_id UNION ALL SELECT 1"})
+    with pytest.raises(TableError, match=r"--query leads=\.\.\.: the column 'size' is there twice\. Name one"):
+        score("sqlite://", queries={"leads": "SELECT 'a' AS lead_id, '2026-01-01' AS created_at, 1 AS size, 2 AS size"})
+
+
+def test_a_database_that_is_not_there_is_not_made(score: Score, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"crm\.db: there is no such database"):
+        score(f"sqlite:///{tmp_path}/crm.db", queries={"leads": "SELECT 1"})
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
