@@ -84,9 +84,12 @@ def simulate(
 ) -> None:
     """Write simulated journeys as tables, with the true probability of each lead beside them."""
     from features.errors import UsageError
+    from features.inputs import TRUTH, holds_tables
     from features.times import days as span
     from training.simulate import simulate as run
 
+    if holds_tables(folder) and not (folder / TRUTH).exists():
+        raise UsageError(f"{folder} holds tables that were not simulated, which would be lost. Name another folder.")
     if not (horizon_days := span(horizon)).is_integer():
         raise UsageError(f"--horizon {horizon}: the simulation counts in days. Give whole ones, e.g. 90d.")
     begun = time.perf_counter()

@@ -132,6 +132,12 @@ def _in_folder(folder: Path) -> tuple[dict[str, tuple[TableFile, ...]], list[str
     return found, [f"{folder}: not read, for no table is named so: {listed(other)}"] if other else []
 
 
+def holds_tables(folder: Path) -> bool:
+    """Whether files or folders named like tables are in a folder."""
+    named = {name for table in TABLES for name in (table, *(table + ending for ending in ENDINGS))}
+    return folder.is_dir() and any(entry.name.lower() in named for entry in folder.iterdir())
+
+
 def _data_in(folder: Path) -> list[Path]:
     """The data files in a folder and in folders of it, but for what other programs hide there."""
     return [

@@ -534,6 +534,16 @@ def test_features_are_those_of_the_feature_set(run: Runner, trained: Trained, tm
     assert pd.read_csv(tmp_path / "y.csv")["as_of"].nunique() == 10
 
 
+def test_simulated_leads_do_not_take_the_place_of_others(run: Runner, tmp_path: Path) -> None:
+    mine = tmp_path / "leads.csv"
+    mine.write_text("lead_id,created_at\n")
+    done = run("simulate", tmp_path, "--leads", 5, "--days", 5)
+    assert done.code == 2 and "holds tables that were not simulated, which would be lost" in done.err
+    assert mine.read_text() == "lead_id,created_at\n" and [*tmp_path.iterdir()] == [mine]
+    for seed in (1, 2):
+        assert run("simulate", tmp_path / "new", "--leads", 5, "--days", 5, "--seed", seed).code == 0
+
+
 @pytest.mark.parametrize("command", ["score", "features"])
 def test_no_list_takes_the_place_of_what_it_is_made_of(
     run: Runner, trained: Trained, tmp_path: Path, command: str
