@@ -84,9 +84,12 @@ def simulate(
 ) -> None:
     """Write simulated journeys as tables, with the true probability of each lead beside them."""
     from features.errors import UsageError
+    from features.inputs import TRUTH, holds_tables
     from features.times import days as span
     from training.simulate import simulate as run
 
+    if holds_tables(folder) and not (folder / TRUTH).exists():
+        raise UsageError(f"{folder} holds tables that were not simulated, which would be lost. Name another folder.")
     if not (horizon_days := span(horizon)).is_integer():
         raise UsageError(f"--horizon {horizon}: the simulation counts in days. Give whole ones, e.g. 90d.")
     begun = time.perf_counter()
@@ -421,11 +424,13 @@ def features(
     as_json: Json = False,
 ) -> None:
     """Write the features of open leads, as of one instant (the end of the record) or of many, for data scientists."""
+    from features.inputs import find_input
     from features.times import days as span
     from features.times import isoformat, to_us
-    from serving.batch import check_ending, write_features
+    from serving.batch import check_apart, check_ending, write_features
 
     check_ending(output)
+    check_apart(output, find_input(data, _columns(mapping)))
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     until = dataset.recorded_until if as_of is None else to_us(as_of)
     rows, columns = write_features(dataset, until, None if every is None else span(every), output)

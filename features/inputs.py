@@ -107,12 +107,13 @@ def _in_folder(folder: Path) -> tuple[dict[str, tuple[TableFile, ...]], list[str
     for table in TABLES:
         mine = [name for name in names if name.lower() in {table + ending for ending in ENDINGS}]
         for name in (table, *(table + ending for ending in PARQUET_ENDINGS)):
-            inside = sorted(folders[name].iterdir()) if name in folders else []
-            parts = tuple(
-                TableFile(str(part.relative_to(folder)))
-                for part in inside
-                if part.name.lower().endswith(ENDINGS) and ".quarantine." not in part.name and part.name[0] not in "._"
-            )
+            inside = _data_in(folders[name]) if name in folders else []
+            if deeper := next((part for part in inside if part.parent != folders[name]), None):
+                raise TableError(
+                    f"{deeper}: files of a table lie in its folder itself. Put them there, or give a pattern that "
+                    f"matches the files of all tables, e.g. '{folder}/**/*.parquet'."
+                )
+            parts = tuple(TableFile(str(part.relative_to(folder))) for part in inside)
             if parts:
                 mine.append(folders[name].name)
                 found[table] = parts
@@ -129,6 +130,24 @@ def _in_folder(folder: Path) -> tuple[dict[str, tuple[TableFile, ...]], list[str
         n for n in names if n not in read and n.lower().endswith(ENDINGS) and ".quarantine." not in n and n != TRUTH
     ]
     return found, [f"{folder}: not read, for no table is named so: {listed(other)}"] if other else []
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether files or folders named like tables are in a folder."""
+    named = {name for table in TABLES for name in (table, *(table + ending for ending in ENDINGS))}
+    return folder.is_dir() and any(entry.name.lower() in named for entry in folder.iterdir())
+
+
+def _data_in(folder: Path) -> list[Path]:
+    """The data files in a folder and in folders of it, but for what other programs hide there."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.name.lower().endswith(ENDINGS)
+        and path.is_file()
+        and ".quarantine." not in path.name
+        and not any(part[0] in "._" for part in path.relative_to(folder).parts)
+    ]
 
 
 def _named(

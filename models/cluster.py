@@ -42,6 +42,7 @@ def connected(address: str) -> Iterator[Client]:
     Raises UsageError if no scheduler answers.
     """
     from distributed import Client, LocalCluster
+    from distributed.comm.addressing import resolve_address
 
     with ExitStack() as stack:
         found = address
@@ -53,6 +54,8 @@ def connected(address: str) -> Iterator[Client]:
                 )
             ).scheduler_address  # fmt: skip
         try:
+            # A client that is given what is no address waits long for itself when it goes, and says so.
+            resolve_address(found)
             client = Client(found, timeout=_ANSWERS, set_as_default=False)
         except (OSError, ValueError, TypeError) as problem:
             raise UsageError(

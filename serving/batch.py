@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from features.definitions import LEAD_FEATURES
 from features.errors import TouchstoneError, UsageError
 from features.feature import FeatureSet
 from features.history import Cohort, Dataset
-from features.inputs import find_input
+from features.inputs import Input, find_input
 from features.partitions import Partitions, Progress, Rejected, scatter
 from features.rejects import OnError, write_rejected
 from features.tables import ReadReport, merge_reports
@@ -34,6 +35,9 @@ from serving.scoring import Found, score_dataset, score_share, whole_rows
 
 if TYPE_CHECKING:
     from serving.cluster import Cluster
+
+_ADDRESS = re.compile(r"[A-Za-z][\w.+-]+:/")
+"""How the address of a store begins, of whose slashes `Path` leaves one."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def score_input(
     options = msgspec.json.encode(asked).decode()
     fetched = Fetched.of(path, queries or {}, tenant)
     here = None if fetched is not None else find_input(path, columns)
+    if here is not None:
+        check_apart(output, here)
 
     def manifest(before: Manifest | None) -> Manifest:
         now = time.time_ns() // 1_000 if before is None else before.as_of
@@ -248,6 +254,14 @@ def check_ending(output: Path) -> None:
     """Raises UsageError if a list cannot be written under such a name."""
     if output.suffix not in (".csv", ".parquet"):
         raise UsageError(f"{output}: a list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}.")
+    if _ADDRESS.match(str(output)):
+        raise UsageError(f"{output}: a list is written to a file of this machine. Name one, and copy it from there.")
+
+
+def check_apart(output: Path, found: Input) -> None:
+    """Raises UsageError if a list would take the place of a table that it is made of."""
+    if output.exists() and any(path.exists() and output.samefile(path) for path in found.paths()):
+        raise UsageError(f"{output}: the list is made of this file, which would be lost. Name another --output.")
 
 
 def _write(table: pa.Table, output: Path) -> None:

@@ -58,7 +58,7 @@ class Fetched:
         database = scheme is not None and scheme[1].lower().partition("+")[0] in _DATABASES
         if (queries or tenant) and not database:
             raise UsageError(
-                f"{path}: --query and --tenant go with the URL of a database, e.g. sqlite:///touchstone.db."
+                f"{_shown(path)}: --query and --tenant go with the URL of a database, e.g. sqlite:///touchstone.db."
             )
         if database and bool(queries) == bool(tenant):
             raise UsageError(
@@ -112,11 +112,20 @@ class Fetched:
 
         try:
             engine = create_engine(self.url)
+            file = engine.url.database if engine.dialect.name == "sqlite" else None
+            if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
+                # SQLite would make an empty one.
+                raise TableError(f"{_shown(self.url)}: there is no such database. Name another.")
             try:
                 for table, query in self.queries.items():
                     with engine.connect().execution_options(stream_results=True, yield_per=_ROWS) as connection:
                         found = connection.execute(text(query))
-                        _save(table, [*found.keys()], found.partitions(_ROWS), folder / f"{table}.parquet")
+                        names = [*found.keys()]
+                        if twice := next((name for name in names if names.count(name) > 1), None):
+                            raise TableError(
+                                f"--query {table}=...: the column {twice!r} is there twice. Name one with AS."
+                            )
+                        _save(table, names, found.partitions(_ROWS), folder / f"{table}.parquet")
             finally:
                 engine.dispose()
         except (SQLAlchemyError, ModuleNotFoundError) as problem:
@@ -134,13 +143,14 @@ class Fetched:
                 names = [path] if fs.isfile(path) else sorted(fs.find(path))
         except ImportError as problem:
             raise UsageError(
-                f"{self.url}: {problem}. Install what reads it, e.g. pip install 'touchstone[s3]'."
+                f"{_shown(self.url)}: {problem}. Install what reads it, e.g. pip install 'touchstone[s3]'."
             ) from None
-        except (OSError, ValueError) as problem:
-            raise TableError(f"{self.url}: {problem}.") from None
+        except Exception as problem:
+            # Each store has errors of its own, for credentials that are missing for instance.
+            raise TableError(f"{_shown(self.url)}: {problem}.") from None
         mine = [name for name in names if name.lower().endswith(ENDINGS) or name.endswith("/dataset.toml")]
         if not mine:
-            raise TableError(f"{self.url}: no CSV or Parquet file is there.")
+            raise TableError(f"{_shown(self.url)}: no CSV or Parquet file is there.")
         return fs, mine
 
     def _copy(self, folder: Path) -> None:
@@ -153,8 +163,8 @@ class Fetched:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 fs.get_file(name, str(target))
-            except OSError as problem:
-                raise TableError(f"{self.url}: {name} cannot be read ({problem}).") from None
+            except Exception as problem:
+                raise TableError(f"{_shown(self.url)}: {name} cannot be read ({problem}).") from None
 
 
 def _save(table: str, names: list[str], batches: Iterator[Any], path: Path) -> None:
@@ -194,4 +204,4 @@ def _cell(value: Any) -> Any:
 
 def _shown(url: str) -> str:
     """An address without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)

@@ -140,6 +140,7 @@ def test_help_answers_at_once() -> None:
         (["score", "TMP/world", "--output", "TMP/a.csv", "--on-error", "cry"], 2, "--on-error"),
         (["score", "TMP/world", "--output", "TMP/a.xlsx"], 2, r"written as .csv or .parquet; got '.xlsx'"),
         (["score", "TMP/world", "--output", "TMP/a"], 2, "written as .csv or .parquet; got 'no ending'"),
+        (["score", "TMP/world", "--output", "s3://crm/a.csv"], 2, "s3:/crm/a.csv: a list is written to a file of this"),
         (["score", "TMP/world"], 2, "--output"),
         (["score", "TMP/nothing", "--output", "TMP/a.csv"], 1, "nothing: no such folder or dataset.toml"),
         (
@@ -531,6 +532,29 @@ def test_features_are_those_of_the_feature_set(run: Runner, trained: Trained, tm
         == 0
     )
     assert pd.read_csv(tmp_path / "y.csv")["as_of"].nunique() == 10
+
+
+def test_simulated_leads_do_not_take_the_place_of_others(run: Runner, tmp_path: Path) -> None:
+    mine = tmp_path / "leads.csv"
+    mine.write_text("lead_id,created_at\n")
+    done = run("simulate", tmp_path, "--leads", 5, "--days", 5)
+    assert done.code == 2 and "holds tables that were not simulated, which would be lost" in done.err
+    assert mine.read_text() == "lead_id,created_at\n" and [*tmp_path.iterdir()] == [mine]
+    for seed in (1, 2):
+        assert run("simulate", tmp_path / "new", "--leads", 5, "--days", 5, "--seed", seed).code == 0
+
+
+@pytest.mark.parametrize("command", ["score", "features"])
+def test_no_list_takes_the_place_of_what_it_is_made_of(
+    run: Runner, trained: Trained, tmp_path: Path, command: str
+) -> None:
+    leads, kept = tmp_path / "leads.csv", (trained.leads / "leads.csv").read_bytes()
+    leads.write_bytes(kept)
+    model = ["--model", trained.bundle] if command == "score" else []
+    for data in (tmp_path, leads):
+        done = run(command, data, "--output", leads, "--as-of", "2025-10-01", *model)
+        assert done.code == 2 and "leads.csv: the list is made of this file, which would be lost" in done.err
+    assert leads.read_bytes() == kept and [*tmp_path.iterdir()] == [leads]
 
 
 def test_the_whole_way(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from features import ModelError, TableError, UsageError
 from features.times import to_us
 from models import load_bundle
+from models.cluster import connected
 from serving.batch import ListSummary, score_input
 from serving.parts import Unfinished
 
@@ -227,6 +228,15 @@ def test_an_address_without_a_scheduler_is_refused(
     with pytest.raises(UsageError, match=f"--dask {address}: no scheduler answers there .* e.g. tcp://10.0.0.5:8786"):
         score(trained, tmp_path / "a.csv", dask=address)
     assert not (tmp_path / "a.csv.parts").exists()
+
+
+def test_what_is_no_address_is_refused_before_a_client_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distributed.Client", None)
+    with (
+        pytest.raises(UsageError, match=r"--dask nowhere: no scheduler answers there \(missing port"),
+        connected("nowhere"),
+    ):
+        pass
 
 
 def test_where_dask_is_missing_the_extra_is_named(

@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import re
 from dataclasses import fields
 from importlib import import_module
 from pkgutil import walk_packages
@@ -60,3 +61,9 @@ def test_the_pages_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr(docs, "FOLDER", tmp_path)
     docs.main()
     assert {path.name for path in tmp_path.iterdir()} == set(docs.PAGES)
+
+
+@pytest.mark.parametrize("page", sorted(docs.FOLDER.rglob("*.md")), ids=lambda page: page.stem)
+def test_what_the_examples_of_a_page_import_is_there(page):
+    for example in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec("\n".join(re.findall(r"^(?:from|import) .*", example, re.MULTILINE)), {})

@@ -77,6 +77,14 @@ def test_queries_of_a_database(filled: str, score: Score, expected: bytes) -> No
         score(filled, queries=bad)
     with pytest.raises(TableError, match="a column holds values of several types"):
         score("sqlite://", queries={"leads": "SELECT 'a' AS lead_id UNION ALL SELECT 1"})
+    with pytest.raises(TableError, match=r"--query leads=\.\.\.: the column 'size' is there twice\. Name one"):
+        score("sqlite://", queries={"leads": "SELECT 'a' AS lead_id, '2026-01-01' AS created_at, 1 AS size, 2 AS size"})
+
+
+def test_a_database_that_is_not_there_is_not_made(score: Score, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"crm\.db: there is no such database"):
+        score(f"sqlite:///{tmp_path}/crm.db", queries={"leads": "SELECT 1"})
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +170,10 @@ def test_rows_set_aside_stay_when_the_copy_goes(bucket: str, leads: Path, score:
         ("postgresql://me:secret@host/x", [], r"postgresql://me:\*\*\*@host/x: a database needs"),
         ("sqlite:///x.db", ["--query", "people=SELECT 1"], "--query people=...: no such table. Use one of touchpoints"),
         ("sqlite:///x.db", ["--query", "SELECT"], "--query 'SELECT': write our table, an equals sign and the query"),
+        ("postgresql://me:sec@ret@host/x", [], r"postgresql://me:\*\*\*@host/x: a database needs"),
         ("odd://x", [], "odd://x: Protocol not known: odd"),
+        ("ftp://me:secret@127.0.0.1:9/x", [], r"ftp://me:\*\*\*@127.0.0.1:9/x: .*refused"),
+        ("ftp://me:secret@host/x", ["--tenant", "a"], r"ftp://me:\*\*\*@host/x: --query and --tenant go with"),
     ],
 )
 def test_what_does_not_fit_together(
@@ -175,4 +186,20 @@ def test_what_does_not_fit_together(
     assert isinstance(said.exception, UsageError | TableError)
     with pytest.raises(type(said.exception), match=says):
         raise said.exception
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_store_without_credentials_is_told_in_one_line(
+    score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(TableError, match="s3://crm/x: Unable to locate credentials"):
+        score("s3://crm/x")
+    s3fs.S3FileSystem.clear_instance_cache()
     assert [*tmp_path.iterdir()] == []

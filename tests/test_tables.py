@@ -1237,3 +1237,16 @@ def test_real_logs_give_the_rows_and_purchases_they_should(
         found += len(cohort)
         bought += int((won[lead] & (at[lead] >= then) & (at[lead] < then + horizon * US_PER_DAY)).sum())
     assert (found, bought) == (rows, positives)
+
+
+def test_files_deeper_in_a_tables_folder_are_not_passed_over(tmp_path: Path) -> None:
+    """Spark writes a folder for each value of a column; without its touches every lead looked cold."""
+    (tmp_path / "leads.csv").write_text(LEADS)
+    deep, hidden = tmp_path / "touchpoints" / "year=2026" / "0.csv", tmp_path / "touchpoints" / "_temporary" / "0.csv"
+    for path in (deep, hidden):
+        path.parent.mkdir(parents=True)
+        path.write_text(TOUCHES)
+    with pytest.raises(TableError, match=r"year=2026.0\.csv: files of a table lie in its folder itself\. .* a pattern"):
+        Dataset.read(tmp_path)
+    deep.rename(tmp_path / "touchpoints" / "0.csv")
+    assert len(Dataset.read(tmp_path).history.at) == 2
