@@ -79,8 +79,13 @@ class Finding:
 
 
 def audit(dataset: Dataset, until: int | None = None) -> tuple[Finding, ...]:
-    """Looks for leaks in what is known before `until` (microseconds; everything if left out), the worst first."""
-    case = _Case(dataset if until is None else dataset.known_at(until), dataset.report)
+    """Looks for leaks in what is known before `until` (microseconds; everything if left out), the worst first.
+
+    Columns of leads carry no time, so what they say may be of later: they are held to all outcomes.
+    """
+    known = dataset if until is None else dataset.known_at(until)
+    mine = dataset.created_at < (NEVER if until is None else until)
+    case = _Case(known, dataset.report, dataset.closed[0][mine], dataset.closed[1][mine])
     found = [finding for check in CHECKS for finding in check(case)]
     return tuple(sorted(found, key=lambda finding: get_args(Severity).index(finding.severity)))
 
@@ -127,6 +132,10 @@ class _Case:
 
     dataset: Dataset
     report: ReadReport | None
+    closed_by_now: Ints
+    """(leads,) as `closed`, and by what became known since."""
+    won_by_now: Bools
+    """(leads,) as `won`, and by what became known since."""
 
     @cached_property
     def own(self) -> Bools:
@@ -264,7 +273,7 @@ def _naming_kinds(case: _Case) -> Iterator[Finding]:
 def _naming_columns(case: _Case) -> Iterator[Finding]:
     """Columns of leads that say how it ended; each is told of once, by the strongest evidence."""
     attributes = case.dataset.attributes
-    won, closed = case.won[case.own], case.closed[case.own] < NEVER
+    won, closed = case.won_by_now[case.own], case.closed_by_now[case.own] < NEVER
     for column, words in enumerate(attributes.words):
         cells, heading = attributes.cells[case.own, column], case.heading(column)
         if np.isnan(cells).all():
