@@ -452,6 +452,23 @@ def _outcomes_before_creation(case: _Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _outcomes_after_the_first(case: _Case) -> Iterator[Finding]:
+    """Outcomes of leads that were closed already: nothing is learned from them."""
+    outcomes, dataset = case.dataset.outcomes, case.dataset
+    later = outcomes.at > dataset.closed[0][outcomes.lead]
+    count, of = int(later.sum()), len(later)
+    if not count or count < 0.001 * of:
+        return
+    taken_up = int((np.bincount(outcomes.lead[later & outcomes.won], minlength=len(dataset)) > 0)[~case.won].sum())
+    yield Finding(
+        "outcomes_after_the_first", "note", "outcomes", "",
+        f"outcomes: {_share(count, of)} outcomes come after the first of their lead, which closed it, and do not "
+        f"count; {taken_up:,} leads among them count as lost and were won later.",
+        "Give who buys again, or is taken up again, a new lead_id; or leave out the losses that were not the end.",
+        {"outcomes": of, "after": count, "lost_then_won": taken_up},
+    )  # fmt: skip
+
+
 def _undated(case: _Case) -> Iterator[Finding]:
     """Kinds without a time of day, or without a time at all."""
     history = case.dataset.history
@@ -703,6 +720,7 @@ CHECKS: tuple[Callable[[_Case], Iterable[Finding]], ...] = (
     _touches_after,
     _touches_before_creation,
     _outcomes_before_creation,
+    _outcomes_after_the_first,
     _undated,
     _no_creation,
     _recorded_early,
