@@ -25,7 +25,7 @@ from features.records import LeadRecord, Touchpoint, dataset_of
 from features.times import NEVER, isoformat, to_us
 from models import PointsTable, Team, candidates, load_bundle
 from models.rules import Rules
-from training import Experiment, backtest, train
+from training import Backtest, Experiment, backtest, train
 from training.beginning import rate_so_far, spread_of_rate
 from training.labels import Listings, listings, snapshots
 from training.metrics import MEASURES, information_captured
@@ -33,7 +33,7 @@ from training.plots import gains
 from training.promote import rollback
 from training.report import outlook_in_words, terminal_table, to_dict
 from training.simulate import simulate
-from training.train import _choose, fit
+from training.train import _choose, _no_signal, fit
 
 # MLflow uses what SQLAlchemy is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
@@ -374,6 +374,24 @@ def test_few_purchases_leave_the_rules_in_charge(store, small):
     (note,) = trained.notes
     assert note.startswith(f"too little evidence: {buyers} purchases to learn from (under 20). The rules are kept")
     assert 0 < load_bundle(trained.folder).predict(few, few.open_at(few.last_known)).mean() < 0.05
+
+
+def test_rules_that_know_more_than_the_base_rate_are_not_called_no_signal():
+    """The blend is as good as they are within chance, and alone does not prove that there is a signal."""
+    rng, rows = np.random.default_rng(7), np.arange(3_000)
+    truth = np.where(rows % 2, 0.06, 0.10)
+    bought = rng.random(3_000) < truth
+    noisy = truth * np.exp(0.3 * rng.standard_normal(3_000))
+    said = {"rules": truth, "base_rate": np.full(3_000, bought.mean())}
+    competing = candidates()
+    result = Backtest(
+        Experiment(), rows, 0 * rows, bought, {c.name: said.get(c.name, noisy) for c in competing}, {0: (5_000, 400)}
+    )
+    assert result.evaluation.difference("rules", "blend", "log_loss").high > 0
+    assert _no_signal(result, next(c for c in competing if c.name == "blend"))
+    chosen, notes = _choose(result, competing)
+    assert (chosen.name, _no_signal(result, chosen)) == ("rules", "")
+    assert notes == ["blend is not proved better than the base rate, and the rules are: they are kept."]
 
 
 def test_without_purchases_the_rules_serve_and_nothing_is_said_to_be_proved(store, small):

@@ -32,7 +32,7 @@ from training.contributions import Contributions, contributions, has_contributio
 from training.experiment import Experiment
 from training.intervals import find_spread
 from training.labels import Listings, listings
-from training.metrics import MEASURES
+from training.metrics import MEASURES, Estimate
 from training.outlook import Prospect, foresee
 from training.promote import Verdict, compare
 from training.tracking import TRAINED
@@ -289,13 +289,18 @@ def _no_signal(result: Backtest, chosen: Candidate) -> str:
     """
     if _purchases(result) < _FEW:
         return ""
-    gain = result.evaluation.difference(BaseRate.name, chosen.name, "log_loss")
+    gain = _signal(result, chosen.name)
     if gain.low > 0:
         return ""
     return (
         f"no signal: {chosen.name} is no better than the base rate (its log loss is {gain.value:.4f} lower "
         f"[{gain.low:.4f}, {gain.high:.4f}])"
     )
+
+
+def _signal(result: Backtest, name: str) -> Estimate:
+    """The base rate's log loss less that of a model."""
+    return result.evaluation.difference(BaseRate.name, name, "log_loss")
 
 
 def _purchases(result: Backtest) -> int:
@@ -324,7 +329,8 @@ def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
 def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
     """The blend unless another candidate that is not a mere peer is proved better; the rules while purchases are few.
 
-    Which of several models that are as good has the least log loss is chance, and the blend is the steadiest.
+    Which of several models that are as good has the least log loss is chance, and the blend is the steadiest. The rules
+    are chosen too where they are proved to know more than the base rate, and what would be chosen is not.
     """
     notes: list[str] = []
     among = [candidate for candidate in competing if not candidate.peer]
@@ -343,4 +349,7 @@ def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, li
         differs = result.evaluation.difference
         names = [name for name in names if name == Blend.name or differs(name, Blend.name, "log_loss").high < 0]
     best = result.best(names)
+    if buyers >= _FEW and _signal(result, best).low <= 0 < _signal(result, "rules").low:
+        notes.append(f"{best} is not proved better than the base rate, and the rules are: they are kept.")
+        best = "rules"
     return next(candidate for candidate in among if candidate.name == best), notes
