@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
@@ -33,7 +34,7 @@ from training.plots import gains
 from training.promote import rollback
 from training.report import outlook_in_words, terminal_table, to_dict
 from training.simulate import simulate
-from training.train import _choose, _no_signal, fit
+from training.train import _choose, _never_listed, _no_signal, fit
 
 # MLflow uses what SQLAlchemy is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
@@ -454,6 +455,19 @@ def test_rules_that_nothing_proves_give_way_to_the_next_model(store, small):
     assert not third.champion and not third.verdict.promote
     assert third.verdict.says.startswith("no evidence yet: no purchase is known")
     assert rollback(folder=store / "trained") == ("2", "1")
+
+
+def test_buyers_that_no_listing_saw_are_said(small):
+    """All bought within a day of their creation: instants a week apart see few of them, and none of most."""
+    outcomes, until = small.outcomes, small.recorded_until
+    at = np.where(outcomes.won, small.created_at[outcomes.lead] + DAY, outcomes.at)
+    hasty = replace(small, outcomes=replace(outcomes, at=at, known=at))
+    experiment = msgspec.structs.replace(QUICK, snapshot_every_days=7)
+    rows = listings(hasty, until, experiment)
+    (note,) = _never_listed(hasty, rows, experiment, until)
+    bought = int(hasty.closed[1].sum())
+    assert re.match(rf"[\d,]+ of {bought:,} purchases are not learned from: .* instants, 7 days apart", note), note
+    assert _never_listed(small, listings(small, until, experiment), experiment, until) == []
 
 
 def test_a_horizon_longer_than_the_data_is_said(store, small):

@@ -31,7 +31,7 @@ from training.capacity import choose_tiers
 from training.contributions import Contributions, contributions, has_contributions
 from training.experiment import Experiment
 from training.intervals import find_spread
-from training.labels import Listings, listings
+from training.labels import Listings, buffer, listings
 from training.metrics import MEASURES, Estimate
 from training.outlook import Prospect, foresee
 from training.promote import Verdict, compare
@@ -139,6 +139,7 @@ def _train(
     chosen, notes = _choose(result, competing)
     if not result.judged:
         notes.append(_nothing_judged(listings(known, until, experiment), experiment))
+    notes += _never_listed(known, listings(known, until, experiment), experiment, until)
     if rules is not None and (strangers := rules.strangers(known.history.kinds)):
         notes.append(f"no touch is of a kind that the rules name: {', '.join(strangers)}. Are they misspelt?")
     no_signal = _no_signal(result, chosen)
@@ -324,6 +325,20 @@ def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
         f"too little evidence: {known}, and no origin can be judged. The rules are kept, unproved; {given}. "
         "Train again with more data, or with a shorter --horizon; the next model takes their place."
     )
+
+
+def _never_listed(known: Dataset, rows: Listings, experiment: Experiment, until: int) -> list[str]:
+    """What is to be said where most buyers are in no row, for they bought between two of its instants."""
+    closed_at, won = known.closed
+    bought = np.flatnonzero(won & (closed_at < until - buffer(known, experiment)))
+    missed = len(np.setdiff1d(bought, rows.cohort.lead))
+    if known.timeless or not rows.finished or missed < _FEW or 2 * missed <= len(bought):
+        return []
+    return [
+        f"{missed:,} of {len(bought):,} purchases are not learned from: those leads had bought before any of the "
+        f"instants, {experiment.snapshot_days:g} days apart, at which open leads become rows. A smaller "
+        "snapshot_every_days in the experiment takes in more."
+    ]
 
 
 def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
