@@ -597,6 +597,7 @@ def test_steps_follow_from_the_horizon_unless_they_are_given():
         ("capacity = 1.0", "`$.capacity`"),
         ("bootstrap = 0", "`$.bootstrap`"),
         ("reporting_delay_days = -1", "`$.reporting_delay_days`"),
+        ("seed = -1", "`$.seed`"),
         ('first_origin = "14/06/2022"', "first_origin: '14/06/2022' is not a time"),
         ("first_origin = 2022-06-14", "`$.first_origin`"),
         ("origins = ", "Invalid value"),
