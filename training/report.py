@@ -138,7 +138,7 @@ def outlook_in_words(outlook: Prospect) -> list[str]:
     if outlook.income is not None and outlook.income_interval is not None:
         low, high = outlook.income_interval
         quota = "" if outlook.reaches_quota is None else (
-            f"; the quota of {outlook.quota:,.0f} is reached with a probability of {outlook.reaches_quota:.0%}"
+            f"; they alone reach the quota of {outlook.quota:,.0f} with a probability of {outlook.reaches_quota:.0%}"
         )  # fmt: skip
         lines.append(f"They bring {outlook.income:,.0f} (90 %: {low:,.0f} to {high:,.0f}){quota}.")
     return lines
