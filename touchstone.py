@@ -939,7 +939,11 @@ def _plain(value: Any) -> Any:
 
 
 def _json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    import msgspec
+
+    # JSON has no NaN, which is what a figure is that cannot be told: msgspec writes null.
+    finite = msgspec.json.decode(msgspec.json.encode(document))
+    sys.stdout.write(json.dumps(finite, indent=1) + "\n")
 
 
 def _print(*parts: Any, style: str | None = None) -> None:

@@ -30,6 +30,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """The required and the optional columns of each table; further columns of `leads` are attributes."""
 
+_TIMES_OF_LISTS = {("leads", "created_at"), ("outcomes", "occurred_at")}
+"""What a bare list of leads, with how each ended, does not have."""
+
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "lead_id": (
         "leadid", "whoid", "contactid", "prospectid", "recordid", "hsobjectid", "personid", "customerid", "userid",
@@ -224,9 +227,15 @@ def find_headings(table: str, spec: TableFile, source: Source, reading: Reading)
     for name in COLUMNS[table][0]:
         if name not in found and name not in spec.values:
             place = source.name if source.header_line is None else f"{source.name} line {source.header_line}"
+            timeless = ""
+            if (table, name) in _TIMES_OF_LISTS:
+                timeless = (
+                    f' For a list without any times give all rows one, e.g. values = {{ {name} = "2020-01-01" }} under '
+                    f"[{table}] in dataset.toml."
+                )
             raise TableError(
                 f"{place}: no column for {name}; found {listed(source.headings)}. "
-                f"Rename one, or pass --map {name}=COLUMN."
+                f"Rename one, or pass --map {name}=COLUMN.{timeless}"
             )
     return found
 

@@ -195,6 +195,15 @@ def outcomes_before_creation(tables):
     )}  # fmt: skip
 
 
+def bought_again_or_taken_up(tables):
+    """Some buyers buy twice, and some lost leads are won after all."""
+    first = tables["outcomes"][::20]
+    again = text(times(first["occurred_at"]) + pd.Timedelta("20D"))
+    later = first.assign(occurred_at=again, recorded_at=again, outcome="won")
+    known = later[times(later["occurred_at"]) < times(tables["outcomes"]["occurred_at"]).max()]
+    return tables | {"outcomes": pd.concat([tables["outcomes"], known], ignore_index=True)}
+
+
 def touches_at_midnight(tables):
     touches = tables["touchpoints"]
     day = text(times(touches["occurred_at"]).dt.ceil("D"))
@@ -283,6 +292,7 @@ PLANTED = {
         ("outcomes_before_creation", "outcomes", "occurred_at"): "likely",
         ("touches_after_outcome", "touchpoints", ""): "note",
     },
+    bought_again_or_taken_up: {("outcomes_after_the_first", "outcomes", ""): "note"},
     touches_at_midnight: {("undated", "touchpoints", "occurred_at"): "likely"},
     a_file_without_dates: {
         ("undated", "touchpoints", "quiz"): "likely",
@@ -374,6 +384,13 @@ def test_only_what_is_known_by_then_is_looked_at(clean):
     known = np.sort(dataset.outcomes.known[dataset.outcomes.won])
     assert audit(dataset, int(known[5])) == ()
     assert [finding.check for finding in audit(dataset, int(known[150]))] == ["late_kind"]
+
+
+def test_a_column_is_held_to_what_came_later_too(clean):
+    """It carries no time: what was filled in after an instant is seen by a model of that instant."""
+    dataset = Dataset.from_frames(**number_of_the_customer(clean))
+    early = int(np.quantile(dataset.outcomes.known, 0.5))
+    assert [(f.check, f.severity) for f in audit(dataset, early)] == [("filled_column", "certain")]
 
 
 # What has to be simulated anew, or needs tables of another shape.

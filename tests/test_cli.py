@@ -18,7 +18,7 @@ from trained import ROOT, Trained, serving
 
 import touchstone
 from features import LEAD_FEATURES, Dataset, FeatureSet
-from training import Experiment
+from training import Backtest, Experiment, report
 
 COMMANDS = (
     "simulate", "audit", "train", "backtest", "search", "promote", "rollback", "monitor", "score", "push",
@@ -448,6 +448,21 @@ def test_backtest_tells_machines_and_draws(run: Runner, trained: Trained, tmp_pa
     assert set(document["against_rules"]) == set(document["models"]) - {"rules"}
     for name in ("gains.png", "lift.png", "calibration.png", "by_origin.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_that_cannot_be_told_are_null_for_machines_and_a_dash_for_people(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = np.arange(4)
+    result = Backtest(
+        Experiment(bootstrap=10), lead=rows, origin=0 * rows, bought=rows >= 0, learned_from={0: (900, 40)},
+        probability={"rules": np.full(4, 0.9)},
+    )  # fmt: skip
+    touchstone._json(report.to_dict(result))
+    told = Run(0, *capsys.readouterr()).json
+    assert told["models"]["rules"]["auc"] == {"value": None, "low": None, "high": None}
+    assert told["models"]["rules"]["ratio"]["value"] == pytest.approx(0.9)
+    assert "nan" not in report.markdown(result)
 
 
 # MLflow uses what SQLAlchemy is about to drop.

@@ -71,6 +71,14 @@ def test_ranks_of_one_class_are_unknown():
         assert np.isnan(rank_measures(y, np.array([0.1, 0.2, 0.3]), np.ones(3), np.array([2, 1, 0]))).all()
 
 
+def test_what_cannot_be_told_is_said_to_be_unknown_without_a_warning():
+    """Warnings are errors here; whole origins where everybody buys are met in real logs."""
+    found = measured([True, True, True], [0.9, 0.8, 0.7])
+    assert np.isnan(found.estimate("model", "auc")).all()
+    assert np.isnan(found.difference("model", "model", "auc")).all()
+    assert found.estimate("model", "ratio").value == pytest.approx(0.8)
+
+
 def test_a_certainty_that_was_wrong_costs_much_and_not_everything():
     assert measured([True, False], [0.0, 1.0]).values["model"][PLACE["log_loss"]] == pytest.approx(-np.log(1e-12))
 

@@ -238,6 +238,7 @@ def test_few_purchases_prove_nothing_and_many_that_do_not_come_do(dataset, score
     assert none.holds is False
     assert re.match(r"predicts that [\d.]+% buy, and none of [\d,]+ did \[0 %, 0\.\d\d%\]: train again", none.says)
     assert {"ratio", "slope", "auc"}.isdisjoint(none.matured.figures)
+    assert all(rows for _, rows in report.monitoring_tables(none))
 
 
 def some(dataset, every):

@@ -91,7 +91,7 @@ def test_what_the_hot_leads_will_bring_a_team():
         in told
     )
     assert f"They bring {found.income:,.0f} (90 %: " in told
-    assert "; the quota of 2,000 is reached with a probability of 100%." in told
+    assert "; they alone reach the quota of 2,000 with a probability of 100%." in told
     assert "as many calls by the rules would have reached" in told
     document = json.loads(msgspec.json.encode(found))
     assert document["past"]["purchases"] == 4 and document["hot"] == found.hot

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import mlflow
 import numpy as np
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as with_
 from small import PLENTY
 
-from features import Dataset, UsageError
+from features import Dataset, TouchstoneError, UsageError
 from models import ModelSettings, Team, candidates
 from training import Backtest, Experiment, Search, search
 from training.search import _of_list, _of_log
@@ -86,6 +87,20 @@ def test_luck_is_not_called_better():
     worse = replace(found, judged=replace(judged, probability={"default": even["found"], "found": even["default"]}))
     assert not worse.better and worse.settings == ModelSettings()
     assert "9 trials found nothing better than the default beyond the interval" in worse.says
+
+
+def test_where_nothing_can_be_searched_the_error_stands_alone(dataset, store, caplog):
+    """What was known at the held-out origin holds no purchase yet."""
+    outcomes, until = dataset.outcomes, dataset.recorded_until
+    rows = ~outcomes.won | (outcomes.at > until - SMALL.horizon)
+    late = replace(dataset, outcomes=type(outcomes)(*(column[rows] for column in vars(outcomes).values())))
+    optuna.logging.enable_propagation()
+    try:
+        with pytest.raises(TouchstoneError, match="no origin can be judged"):
+            search(late, SMALL, trials=1)
+    finally:
+        optuna.logging.disable_propagation()
+    assert not [record for record in caplog.records if record.name.startswith("optuna")]
 
 
 def test_no_origin_and_no_trial_are_refused(dataset):

@@ -100,6 +100,13 @@ ERRORS: dict[str, tuple[Files, dict[str, Any], str]] = {
         "touchpoints.parquet: no column for occurred_at; found lead_id, channel. "
         "Rename one, or pass --map occurred_at=COLUMN.",
     ),
+    "a list without times": (
+        {"leads.csv": "lead_id,industry\na,software\n"},
+        {},
+        "leads.csv line 1: no column for created_at; found lead_id, industry. "
+        "Rename one, or pass --map created_at=COLUMN. For a list without any times give all rows one, e.g. "
+        'values = { created_at = "2020-01-01" } under [leads] in dataset.toml.',
+    ),
     "a bad date": (
         {"touchpoints.csv": touched("a,2026-01-01,web", "a,31/02/2026,web")},
         {},

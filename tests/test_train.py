@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
@@ -25,7 +26,7 @@ from features.records import LeadRecord, Touchpoint, dataset_of
 from features.times import NEVER, isoformat, to_us
 from models import PointsTable, Team, candidates, load_bundle
 from models.rules import Rules
-from training import Experiment, backtest, train
+from training import Backtest, Experiment, backtest, train
 from training.beginning import rate_so_far, spread_of_rate
 from training.labels import Listings, listings, snapshots
 from training.metrics import MEASURES, information_captured
@@ -33,7 +34,7 @@ from training.plots import gains
 from training.promote import rollback
 from training.report import outlook_in_words, terminal_table, to_dict
 from training.simulate import simulate
-from training.train import _choose, fit
+from training.train import _choose, _never_listed, _no_signal, fit
 
 # MLflow uses what SQLAlchemy is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
@@ -376,6 +377,24 @@ def test_few_purchases_leave_the_rules_in_charge(store, small):
     assert 0 < load_bundle(trained.folder).predict(few, few.open_at(few.last_known)).mean() < 0.05
 
 
+def test_rules_that_know_more_than_the_base_rate_are_not_called_no_signal():
+    """The blend is as good as they are within chance, and alone does not prove that there is a signal."""
+    rng, rows = np.random.default_rng(7), np.arange(3_000)
+    truth = np.where(rows % 2, 0.06, 0.10)
+    bought = rng.random(3_000) < truth
+    noisy = truth * np.exp(0.3 * rng.standard_normal(3_000))
+    said = {"rules": truth, "base_rate": np.full(3_000, bought.mean())}
+    competing = candidates()
+    result = Backtest(
+        Experiment(), rows, 0 * rows, bought, {c.name: said.get(c.name, noisy) for c in competing}, {0: (5_000, 400)}
+    )
+    assert result.evaluation.difference("rules", "blend", "log_loss").high > 0
+    assert _no_signal(result, next(c for c in competing if c.name == "blend"))
+    chosen, notes = _choose(result, competing)
+    assert (chosen.name, _no_signal(result, chosen)) == ("rules", "")
+    assert notes == ["blend is not proved better than the base rate, and the rules are: they are kept."]
+
+
 def test_without_purchases_the_rules_serve_and_nothing_is_said_to_be_proved(store, small):
     none = with_purchases(small, 0)
     trained = train(none, QUICK, folder=store / "trained")
@@ -436,6 +455,19 @@ def test_rules_that_nothing_proves_give_way_to_the_next_model(store, small):
     assert not third.champion and not third.verdict.promote
     assert third.verdict.says.startswith("no evidence yet: no purchase is known")
     assert rollback(folder=store / "trained") == ("2", "1")
+
+
+def test_buyers_that_no_listing_saw_are_said(small):
+    """All bought within a day of their creation: instants a week apart see few of them, and none of most."""
+    outcomes, until = small.outcomes, small.recorded_until
+    at = np.where(outcomes.won, small.created_at[outcomes.lead] + DAY, outcomes.at)
+    hasty = replace(small, outcomes=replace(outcomes, at=at, known=at))
+    experiment = msgspec.structs.replace(QUICK, snapshot_every_days=7)
+    rows = listings(hasty, until, experiment)
+    (note,) = _never_listed(hasty, rows, experiment, until)
+    bought = int(hasty.closed[1].sum())
+    assert re.match(rf"[\d,]+ of {bought:,} purchases are not learned from: .* instants, 7 days apart", note), note
+    assert _never_listed(small, listings(small, until, experiment), experiment, until) == []
 
 
 def test_a_horizon_longer_than_the_data_is_said(store, small):
@@ -565,6 +597,7 @@ def test_steps_follow_from_the_horizon_unless_they_are_given():
         ("capacity = 1.0", "`$.capacity`"),
         ("bootstrap = 0", "`$.bootstrap`"),
         ("reporting_delay_days = -1", "`$.reporting_delay_days`"),
+        ("seed = -1", "`$.seed`"),
         ('first_origin = "14/06/2022"', "first_origin: '14/06/2022' is not a time"),
         ("first_origin = 2022-06-14", "`$.first_origin`"),
         ("origins = ", "Invalid value"),

@@ -79,8 +79,13 @@ class Finding:
 
 
 def audit(dataset: Dataset, until: int | None = None) -> tuple[Finding, ...]:
-    """Looks for leaks in what is known before `until` (microseconds; everything if left out), the worst first."""
-    case = _Case(dataset if until is None else dataset.known_at(until), dataset.report)
+    """Looks for leaks in what is known before `until` (microseconds; everything if left out), the worst first.
+
+    Columns of leads carry no time, so what they say may be of later: they are held to all outcomes.
+    """
+    known = dataset if until is None else dataset.known_at(until)
+    mine = dataset.created_at < (NEVER if until is None else until)
+    case = _Case(known, dataset.report, dataset.closed[0][mine], dataset.closed[1][mine])
     found = [finding for check in CHECKS for finding in check(case)]
     return tuple(sorted(found, key=lambda finding: get_args(Severity).index(finding.severity)))
 
@@ -127,6 +132,10 @@ class _Case:
 
     dataset: Dataset
     report: ReadReport | None
+    closed_by_now: Ints
+    """(leads,) as `closed`, and by what became known since."""
+    won_by_now: Bools
+    """(leads,) as `won`, and by what became known since."""
 
     @cached_property
     def own(self) -> Bools:
@@ -264,7 +273,7 @@ def _naming_kinds(case: _Case) -> Iterator[Finding]:
 def _naming_columns(case: _Case) -> Iterator[Finding]:
     """Columns of leads that say how it ended; each is told of once, by the strongest evidence."""
     attributes = case.dataset.attributes
-    won, closed = case.won[case.own], case.closed[case.own] < NEVER
+    won, closed = case.won_by_now[case.own], case.closed_by_now[case.own] < NEVER
     for column, words in enumerate(attributes.words):
         cells, heading = attributes.cells[case.own, column], case.heading(column)
         if np.isnan(cells).all():
@@ -441,6 +450,23 @@ def _outcomes_before_creation(case: _Case) -> Iterator[Finding]:
             "learned nor judged. Give times instead of dates if you have them.",
             {"purchases": int(won.sum()), "at_creation": int(same.sum())},
         )  # fmt: skip
+
+
+def _outcomes_after_the_first(case: _Case) -> Iterator[Finding]:
+    """Outcomes of leads that were closed already: nothing is learned from them."""
+    outcomes, dataset = case.dataset.outcomes, case.dataset
+    later = outcomes.at > dataset.closed[0][outcomes.lead]
+    count, of = int(later.sum()), len(later)
+    if not count or count < 0.001 * of:
+        return
+    taken_up = int((np.bincount(outcomes.lead[later & outcomes.won], minlength=len(dataset)) > 0)[~case.won].sum())
+    yield Finding(
+        "outcomes_after_the_first", "note", "outcomes", "",
+        f"outcomes: {_share(count, of)} outcomes come after the first of their lead, which closed it, and do not "
+        f"count; {taken_up:,} leads among them count as lost and were won later.",
+        "Give who buys again, or is taken up again, a new lead_id; or leave out the losses that were not the end.",
+        {"outcomes": of, "after": count, "lost_then_won": taken_up},
+    )  # fmt: skip
 
 
 def _undated(case: _Case) -> Iterator[Finding]:
@@ -694,6 +720,7 @@ CHECKS: tuple[Callable[[_Case], Iterable[Finding]], ...] = (
     _touches_after,
     _touches_before_creation,
     _outcomes_before_creation,
+    _outcomes_after_the_first,
     _undated,
     _no_creation,
     _recorded_early,

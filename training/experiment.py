@@ -44,7 +44,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The sales team, from which the cut-offs of the tiers follow; without it the top tenth is hot."""
     bootstrap: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 300
     """Draws of leads for the intervals."""
-    seed: int = 7
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 7
     model: ModelSettings = ModelSettings()
     """How the logistic regression, LightGBM and their blend are fitted; `touchstone search` writes them."""
 
@@ -54,6 +54,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             (any(d is not None and not 0 < d <= 3650 for d in spans), "spans are more than 0 and up to 3650 days"),
             (not 0 < self.capacity < 1, "capacity is a share between 0 and 1"),
             (self.origins < 1 or self.bootstrap < 10, "origins are at least 1, bootstrap draws at least 10"),
+            (not 0 <= self.seed < 2**31, "a seed is a whole number from 0 to 2147483647"),
             ((self.reporting_delay_days or 0) < 0, "reporting_delay_days is not negative"),
         ):
             if wrong:

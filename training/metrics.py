@@ -68,14 +68,13 @@ class Evaluation:
     def estimate(self, model: str, measure: str) -> Estimate:
         """A figure of one model."""
         k = _PLACE[measure]
-        low, high = np.nanquantile(self.draws[model][:, k], (0.025, 0.975))
-        return Estimate(float(self.values[model][k]), float(low), float(high))
+        return _estimate(self.values[model][k], self.draws[model][:, k])
 
     def difference(self, model: str, other: str, measure: str) -> Estimate:
         """A figure of one model minus that of another, paired lead by lead."""
         k = _PLACE[measure]
-        low, high = np.nanquantile(self.draws[model][:, k] - self.draws[other][:, k], (0.025, 0.975))
-        return Estimate(float(self.values[model][k] - self.values[other][k]), float(low), float(high))
+        draws = self.draws[model][:, k] - self.draws[other][:, k]
+        return _estimate(self.values[model][k] - self.values[other][k], draws)
 
     def to_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """All figures by model and measure."""
@@ -83,6 +82,14 @@ class Evaluation:
 
 
 _PLACE = {measure.name: k for k, measure in enumerate(MEASURES)}
+
+
+def _estimate(value: float, draws: Floats) -> Estimate:
+    """A figure with the interval of its draws; NaN where no draw has one, as the AUC where everybody bought."""
+    if np.isnan(draws).all():
+        return Estimate(float(value), np.nan, np.nan)
+    low, high = np.nanquantile(draws, (0.025, 0.975))
+    return Estimate(float(value), float(low), float(high))
 
 
 def evaluate(

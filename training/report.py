@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from html import escape
@@ -20,6 +21,8 @@ from training.outlook import Prospect, Replay
 _SHOWN = tuple(measure.name for measure in MEASURES)
 _SHOWN_NARROW = ("log_loss", "brier", "auc", "lift", "caught")
 _WIDE = 100
+_UNKNOWN = "-"
+"""A figure that nothing tells, as the AUC where everybody bought."""
 
 
 def comparison(result: Backtest, measures: Sequence[str] = _SHOWN) -> tuple[list[str], list[list[str]]]:
@@ -75,7 +78,7 @@ def markdown(result: Backtest, outlook: Prospect | None = None) -> str:
     for origin in result.origins:
         mine = result.origin == origin
         at = result.at(origin)
-        cells = [f"{at[n]['log_loss']:.4f} / {at[n]['auc']:.3f}" for n in names]
+        cells = [f"{at[n]['log_loss']:.4f} / {_auc(at[n]['auc'])}" for n in names]
         lines.append(_row([isoformat(origin)[:10], f"{mine.sum():,}", f"{result.bought[mine].sum():,}", *cells]))
     return "\n".join(lines) + "\n"
 
@@ -135,7 +138,7 @@ def outlook_in_words(outlook: Prospect) -> list[str]:
     if outlook.income is not None and outlook.income_interval is not None:
         low, high = outlook.income_interval
         quota = "" if outlook.reaches_quota is None else (
-            f"; the quota of {outlook.quota:,.0f} is reached with a probability of {outlook.reaches_quota:.0%}"
+            f"; they alone reach the quota of {outlook.quota:,.0f} with a probability of {outlook.reaches_quota:.0%}"
         )  # fmt: skip
         lines.append(f"They bring {outlook.income:,.0f} (90 %: {low:,.0f} to {high:,.0f}){quota}.")
     return lines
@@ -187,9 +190,8 @@ def monitoring_tables(found: Monitoring) -> list[tuple[list[str], list[list[str]
             "base_log_loss": "log loss of the base rate", "gain": "less than the base rate's", "auc": "AUC",
             "caught": f"caught at {matured.capacity:.0%}",
         }  # fmt: skip
-        tables.append((
-            ["measure", "figure"], [[titles[name], _figure(name, figure)] for name, figure in matured.figures.items()]
-        ))  # fmt: skip
+        if figures := [[titles[name], _figure(name, figure)] for name, figure in matured.figures.items()]:
+            tables.append((["measure", "figure"], figures))
         rates = {**matured.tiers, "all": matured.all}
         rows = [[n, f"{r.rows:,}", f"{r.predicted:.2%}", _percent(r.came)] for n, r in rates.items()]
         tables.append((["tier", "rows", "predicted", "bought"], rows))
@@ -257,10 +259,16 @@ def _size(psi: float) -> str:
 
 
 def _figure(measure: str, estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return _UNKNOWN
     if measure in ("caught",):
         return f"{estimate.value:.1%} ({estimate.low:.1%}-{estimate.high:.1%})"
     digits = {"log_loss": 4, "base_log_loss": 4, "gain": 4, "brier": 4, "lift": 1, "ratio": 2}.get(measure, 3)
     return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f}-{estimate.high:.{digits}f})"
+
+
+def _auc(figure: float) -> str:
+    return _UNKNOWN if math.isnan(figure) else f"{figure:.3f}"
 
 
 def _html_row(tag: str, cells: list[str]) -> str:

@@ -192,7 +192,8 @@ def _name(known: Dataset, experiment: Experiment, until: int) -> str:
 def _study(name: str, experiment: Experiment) -> Study:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # As a warning it would print the traceback of an error that is told anyhow.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = f"sqlite:///{tracking.beside_store('optuna.db')}"
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="minimize")
     # What is taken up again must not draw what it drew before.

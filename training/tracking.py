@@ -309,7 +309,8 @@ def _log(
                 f"{model}.{measure.name}.high": estimate.high,
             })  # fmt: skip
     mlflow.set_tag("judged", result.judged)
-    mlflow.log_dict(report.to_dict(result), "backtest.json")
+    # JSON has no NaN, which is what a figure is that cannot be told: msgspec writes null.
+    mlflow.log_text(msgspec.json.format(msgspec.json.encode(report.to_dict(result))).decode(), "backtest.json")
     mlflow.log_dict({"findings": [finding.to_dict() for finding in findings]}, "audit.json")
     mlflow.log_text(report.markdown(result, outlook), "backtest.md")
     if outlook is not None:

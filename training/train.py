@@ -31,8 +31,8 @@ from training.capacity import choose_tiers
 from training.contributions import Contributions, contributions, has_contributions
 from training.experiment import Experiment
 from training.intervals import find_spread
-from training.labels import Listings, listings
-from training.metrics import MEASURES
+from training.labels import Listings, buffer, listings
+from training.metrics import MEASURES, Estimate
 from training.outlook import Prospect, foresee
 from training.promote import Verdict, compare
 from training.tracking import TRAINED
@@ -139,6 +139,7 @@ def _train(
     chosen, notes = _choose(result, competing)
     if not result.judged:
         notes.append(_nothing_judged(listings(known, until, experiment), experiment))
+    notes += _never_listed(known, listings(known, until, experiment), experiment, until)
     if rules is not None and (strangers := rules.strangers(known.history.kinds)):
         notes.append(f"no touch is of a kind that the rules name: {', '.join(strangers)}. Are they misspelt?")
     no_signal = _no_signal(result, chosen)
@@ -289,13 +290,18 @@ def _no_signal(result: Backtest, chosen: Candidate) -> str:
     """
     if _purchases(result) < _FEW:
         return ""
-    gain = result.evaluation.difference(BaseRate.name, chosen.name, "log_loss")
+    gain = _signal(result, chosen.name)
     if gain.low > 0:
         return ""
     return (
         f"no signal: {chosen.name} is no better than the base rate (its log loss is {gain.value:.4f} lower "
         f"[{gain.low:.4f}, {gain.high:.4f}])"
     )
+
+
+def _signal(result: Backtest, name: str) -> Estimate:
+    """The base rate's log loss less that of a model."""
+    return result.evaluation.difference(BaseRate.name, name, "log_loss")
 
 
 def _purchases(result: Backtest) -> int:
@@ -321,10 +327,25 @@ def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
     )
 
 
+def _never_listed(known: Dataset, rows: Listings, experiment: Experiment, until: int) -> list[str]:
+    """What is to be said where most buyers are in no row, for they bought between two of its instants."""
+    closed_at, won = known.closed
+    bought = np.flatnonzero(won & (closed_at < until - buffer(known, experiment)))
+    missed = len(np.setdiff1d(bought, rows.cohort.lead))
+    if known.timeless or not rows.finished or missed < _FEW or 2 * missed <= len(bought):
+        return []
+    return [
+        f"{missed:,} of {len(bought):,} purchases are not learned from: those leads had bought before any of the "
+        f"instants, {experiment.snapshot_days:g} days apart, at which open leads become rows. A smaller "
+        "snapshot_every_days in the experiment takes in more."
+    ]
+
+
 def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, list[str]]:
     """The blend unless another candidate that is not a mere peer is proved better; the rules while purchases are few.
 
-    Which of several models that are as good has the least log loss is chance, and the blend is the steadiest.
+    Which of several models that are as good has the least log loss is chance, and the blend is the steadiest. The rules
+    are chosen too where they are proved to know more than the base rate, and what would be chosen is not.
     """
     notes: list[str] = []
     among = [candidate for candidate in competing if not candidate.peer]
@@ -343,4 +364,7 @@ def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, li
         differs = result.evaluation.difference
         names = [name for name in names if name == Blend.name or differs(name, Blend.name, "log_loss").high < 0]
     best = result.best(names)
+    if buyers >= _FEW and _signal(result, best).low <= 0 < _signal(result, "rules").low:
+        notes.append(f"{best} is not proved better than the base rate, and the rules are: they are kept.")
+        best = "rules"
     return next(candidate for candidate in among if candidate.name == best), notes
