@@ -34,7 +34,6 @@ from serving.schemas import (
 )
 from serving.service import Service, imports, lead_of, tenant_of
 from serving.store import Alias, Fact, Lead, Message, Outcome, Quarantined, StoredLead, Touch, Written
-from serving.store.rows import FIRST, LAST
 from serving.touched import leads_of
 
 One = TypeVar("One", bound=msgspec.Struct)
