@@ -18,7 +18,7 @@ from models.tiers import TIERS
 from serving.background import SYSTEM
 from serving.policy import InForce, Worth, policy_of
 from serving.service import Service
-from serving.store import ListedScore, Setting, Store, StoredLead, StoreError
+from serving.store import ListedScore, Setting, Store, StoredLead
 from serving.webhooks import COLD, told_of
 
 _CHUNK = 250
@@ -88,7 +88,7 @@ def rank(service: Service, tenant: str, policy: InForce, leads: Sequence[StoredL
     """Ranks the leads that are open, and tells of those whose tier changes; returns how many are.
 
     A lead that is ranked as of a later time already stays so: its ranking, the log of its tiers and what is sent of it
-    are written together, and only where nobody else ranked it meanwhile.
+    are written together, and only where nobody else ranked it meanwhile and it was not deleted.
     """
     store, scorer = service.store, policy.scorer(service.scorer)
     opened = [lead for lead in leads if lead.open_at(as_of) and _created(lead) < as_of]
@@ -102,15 +102,10 @@ def rank(service: Service, tenant: str, policy: InForce, leads: Sequence[StoredL
         ranked = _scored(scorer, asked, as_of, _worth(service, policy), listed)
         told = told_of(store, tenant, scorer, asked, ranked, listed)
         seen = {row.lead_id: listed.get(row.lead_id) for row in ranked}
-        try:
-            if store.swap(tenant, ListedScore, seen, [*ranked, *told]).result():
-                break
-        except StoreError:
-            # The change of tier of a lead that was deleted meanwhile cannot be stored, and takes the others along.
-            there = store.read_many(tenant, [lead.record.lead_id for lead in opened])
-            if len(there) == len(opened):
-                raise
-            opened = [lead for lead in opened if lead.record.lead_id in there]
+        if store.swap(tenant, ListedScore, seen, [*ranked, *told]).result():
+            break
+        there = store.read_many(tenant, [lead.record.lead_id for lead in opened])
+        opened = [lead for lead in opened if lead.record.lead_id in there]
     return len(opened)
 
 

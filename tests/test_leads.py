@@ -307,12 +307,13 @@ def test_leads_of_many_pages_are_swept(service: Service, tenant: str, monkeypatc
         assert {row.as_of for row in service.store.find(ListedScore, tenant)} == {done.as_of}
 
 
-def test_a_lead_that_is_deleted_while_it_is_ranked_costs_no_other(
-    service: Service, tenant: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cut", [0.0, 1.0], ids=["every tier changes", "none does"])
+def test_a_lead_that_is_deleted_while_it_is_ranked_is_not_listed_and_costs_no_other(
+    service: Service, tenant: str, monkeypatch: pytest.MonkeyPatch, cut: float
 ) -> None:
     store = service.store
     write(store, tenant)  # type: ignore[arg-type]
-    set_policy(store, tenant, Policy(tiers=Cuts(warm=0, hot=0)), "cli:me")
+    set_policy(store, tenant, Policy(tiers=Cuts(warm=cut, hot=cut)), "cli:me")
     swap, gone = store.swap, ["L-03", "L-07"]
 
     def late(*arguments: Any) -> Any:

@@ -76,7 +76,8 @@ class Store(Protocol):
     def swap(self, tenant: str, kind: type[R], seen: Mapping[str, R | None], records: Sequence[Record]) -> Future[bool]:
         """Stores records like `put` if those of a kind are there as they were seen, else nothing; returns whether.
 
-        `seen` are records by their key, None for those that were not there.
+        `seen` are records by their key, None for those that were not there. Where that is a lead's id, the
+        lead has to be there.
         """
         ...
 

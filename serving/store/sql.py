@@ -7,7 +7,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -283,6 +283,8 @@ class SqlStore(Store):
     def delete(self, tenant: str, lead_id: str) -> Future[int]:
         def work(connection: Connection) -> int:
             ids = writing.linked(connection, tenant, lead_id.strip())
+            # What is being written of them is written, so that it goes too.
+            _held(connection, tenant, ids)
             for table in _OF_LEADS:
                 mine = delete(table).where(table.c.tenant == tenant, table.c.lead_id.in_(ids))
                 gone = connection.execute(mine).rowcount
@@ -308,6 +310,8 @@ class SqlStore(Store):
                 one_at_a_time = func.pg_advisory_xact_lock(func.hashtext(table.name), func.hashtext(tenant))
                 connection.execute(select(one_at_a_time))
             (name,) = [column.name for column in table.primary_key.columns][1:]
+            if name == "lead_id" and len(_held(connection, tenant, seen, key_share=True)) < len(seen):
+                return False
             query = select(table).where(*_matches(table, tenant, {name: [*seen]}, None)).with_for_update()
             there = {row[name]: _record(kind, row) for row in connection.execute(query).mappings()}
             if any(there.get(key) != record for key, record in seen.items()):
@@ -481,3 +485,10 @@ def _column(table: Table, name: str) -> Column[Any]:
         names = ", ".join(column.name for column in table.c)
         raise UsageError(f"{table.name} has no {name!r}. It has {names}.")
     return table.c[name]
+
+
+def _held(connection: Connection, tenant: str, lead_ids: Iterable[str], *, key_share: bool = False) -> list[str]:
+    """Those of some leads that are there, which nobody else deletes until the transaction ends."""
+    leads = tables.leads.c
+    query = select(leads.lead_id).where(leads.tenant == tenant, leads.lead_id.in_([*lead_ids]))
+    return [*connection.scalars(query.with_for_update(read=key_share, key_share=key_share))]
