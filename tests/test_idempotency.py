@@ -1,7 +1,6 @@
 """A write under an Idempotency-Key is done once, and work beside the requests in one worker."""
 
 import asyncio
-import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -204,6 +203,8 @@ def test_a_job_runs_in_one_worker_at_its_times_and_moves_on(
 ) -> None:
     async def run() -> None:
         await _beat_fast(monkeypatch)
+        # On a machine that is busy it must not end by itself.
+        monkeypatch.setattr("serving.background._TERM", 60.0)
         ran: list[tuple[str, float]] = []
 
         def worker(name: str) -> Background:
@@ -223,8 +224,8 @@ def test_a_job_runs_in_one_worker_at_its_times_and_moves_on(
                 while len(ran) < 4:
                     await asyncio.sleep(0.02)
             assert {name for name, _ in ran} == {"b"}
-            gaps = [after - before for (_, before), (_, after) in itertools.pairwise(ran)]
-            assert min(gaps) > 0.4
+            # Three times half a second, less what the first may have been late.
+            assert ran[3][1] - ran[0][1] > 1.0
         async with worker("a").running(lead_store, log), asyncio.timeout(30):
             # The lease was given back: the next does not wait for its end.
             while ran[-1][0] != "a":
