@@ -110,6 +110,8 @@ def score_input(
     here = None if fetched is not None else find_input(path, columns)
     if here is not None:
         check_apart(output, here)
+    if fetched is not None:
+        scorer = fetched.scorer(scorer)
 
     def manifest(before: Manifest | None) -> Manifest:
         now = time.time_ns() // 1_000 if before is None else before.as_of

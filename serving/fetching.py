@@ -23,6 +23,7 @@ import pyarrow.parquet
 from features.config import TABLES
 from features.errors import TableError, UsageError
 from features.inputs import ENDINGS
+from models.scorer import Scorer
 
 _DATABASES = (
     "sqlite",
@@ -77,6 +78,16 @@ class Fetched:
             keys = ("size", "ETag", "etag", "mtime", "LastModified", "updated")
             seen = (seen, [(name, [str(fs.info(name).get(key)) for key in keys]) for name in names])
         return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+    def scorer(self, own: Scorer) -> Scorer:
+        """The scorer for these leads: by the policy of the tenant whose they are, as the service scores them."""
+        if self.tenant is None:
+            return own
+        from serving.policy import policy_of
+        from serving.store import open_store
+
+        with closing(open_store(self.url, create=False)) as store:
+            return policy_of(store, self.tenant).scorer(own)
 
     def into(self, folder: Path) -> str:
         """Brings it into a folder, unless that was done; returns what there is to read there."""

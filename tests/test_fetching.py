@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ from features.times import to_us
 from models import load_bundle
 from serving.batch import score_input, score_list
 from serving.fetching import _save
+from serving.policy import Cuts, Policy, Routes, set_policy
 from serving.store import open_store
 
 AS_OF = to_us("2026-01-15")
@@ -108,6 +111,16 @@ def test_the_services_own_store(
     assert score(database, tenant=tenant) == (tmp_path / "whole.csv").read_bytes()
     with pytest.raises(UsageError, match="--tenant nobody: nothing is stored for it"):
         score(database, tenant="nobody")
+
+
+def test_the_services_own_store_goes_by_the_policy_of_the_tenant(
+    database: str, tenant: str, leads: Path, score: Score
+) -> None:
+    with closing(open_store(database)) as store:
+        fill(store, tenant, leads)
+        set_policy(store, tenant, Policy(tiers=Cuts(warm=0.0, hot=1.0), routes=Routes(warm="marketing")), "cli:me")
+    found = pd.read_csv(BytesIO(score(database, tenant=tenant)))
+    assert set(zip(found["tier"], found["route"], strict=True)) == {("warm", "marketing")}
 
 
 @pytest.fixture(scope="module")
