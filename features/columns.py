@@ -117,7 +117,9 @@ class Part:
         free = [h for h in source.headings if h not in headings.values() and h not in spec.exclude]
         flat = [h for h in free if _is_flat(source.table.column(h).type)]
         if nested := [h for h in free if h not in flat]:
-            reading.notes.append(f"{source.name}: left out, for they hold lists, records or bytes: {listed(nested)}")
+            reading.notes.append(
+                f"{source.name}: left out, for they hold lists, records, bytes or intervals: {listed(nested)}"
+            )
         extra = {heading: _column(source, heading) for heading in flat}
         forms = {name: source.forms[heading] for name, heading in headings.items() if heading in source.forms}
         part = cls(table, source, spec, reading, columns, extra, np.ones(count, np.bool_), forms)
@@ -284,7 +286,8 @@ def _is_flat(kind: pa.DataType) -> bool:
         return isinstance(kind, pa.UuidType) or _is_flat(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return not parsing.is_bytes(kind.value_type) and _is_flat(kind.value_type)
-    return not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind)
+    # A calendar's interval has no length and no text.
+    return not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_interval(kind))
 
 
 def _column(source: Source, heading: str) -> pa.Array:
