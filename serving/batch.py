@@ -256,6 +256,8 @@ def check_ending(output: Path) -> None:
         raise UsageError(f"{output}: a list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}.")
     if _ADDRESS.match(str(output)):
         raise UsageError(f"{output}: a list is written to a file of this machine. Name one, and copy it from there.")
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder. Name a file for the list, e.g. {output / f'scored{output.suffix}'}.")
 
 
 def check_apart(output: Path, found: Input) -> None:

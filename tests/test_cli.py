@@ -572,6 +572,21 @@ def test_no_list_takes_the_place_of_what_it_is_made_of(
     assert leads.read_bytes() == kept and [*tmp_path.iterdir()] == [leads]
 
 
+@pytest.mark.parametrize("command", ["score", "features"])
+def test_no_list_takes_the_place_of_a_folder(
+    run: Runner, trained: Trained, world: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Which is said before anything is read."""
+    output = world.parent / "scored.csv"
+    output.mkdir()
+    monkeypatch.setattr("serving.batch.find_input", lambda *_: pytest.fail("the input was looked at"))
+    monkeypatch.setattr("features.inputs.find_input", lambda *_: pytest.fail("the input was looked at"))
+    model = ["--model", trained.bundle] if command == "score" else []
+    done = run(command, world, "--output", output, "--as-of", "2026-02-01", *model)
+    assert done.code == 2 and "scored.csv is a folder. Name a file for the list, e.g. " in done.err
+    assert sorted(world.parent.iterdir()) == [output, world] and [*output.iterdir()] == []
+
+
 def test_the_whole_way(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     # Threads that wait for a busy processor take far longer than the work.
