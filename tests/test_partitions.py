@@ -242,6 +242,21 @@ def test_files_folders_and_patterns(tmp_path):
         Dataset.read(tmp_path / "odd.csv")
 
 
+def test_a_folder_that_a_pattern_matches_is_not_passed_over_in_silence(tmp_path):
+    folder = tmp_path / "export"
+    for name in ("touchpoints", "notes"):
+        (folder / name).mkdir(parents=True)
+    write(folder, {"leads.csv": "lead_id,created_at\na,1970-01-02\n", "notes/readme.md": "", "touchpoints/a.csv": (
+        "lead_id,occurred_at,channel\na,1970-01-03,web\n")})  # fmt: skip
+    said = f"{folder}/*: not read, for the pattern matches the folder and no file in it: {folder}/touchpoints"
+    assert Dataset.read(folder / "*").report.notes == (said,)
+    got = score_input(scorer("lightgbm"), f"{folder}/*", tmp_path / "parts.csv", as_of=20 * DAY)
+    assert got.report.notes == (said,) and got.report.rows == {"leads": 1}
+    for pattern in (f"{folder}/**/*", f"{folder}/**/*.csv"):
+        whole = Dataset.read(pattern)
+        assert whole.report.notes == () and len(whole.history) == 1
+
+
 def test_a_list_without_histories_is_streamed_too(shared_data, tmp_path, monkeypatch):
     """Attributes alone; one file makes two tables, and is packed and read piece by piece."""
     monkeypatch.setattr("features.streams.WHOLE_BELOW", 0)
