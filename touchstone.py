@@ -430,7 +430,7 @@ def features(
     from serving.batch import check_apart, check_ending, write_features
 
     check_ending(output)
-    check_apart(output, find_input(data, _columns(mapping)))
+    check_apart(output, find_input(data, _columns(mapping)).paths())
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     until = dataset.recorded_until if as_of is None else to_us(as_of)
     rows, columns = write_features(dataset, until, None if every is None else span(every), output)

@@ -78,6 +78,12 @@ class Fetched:
             seen = (seen, [(name, [str(fs.info(name).get(key)) for key in keys]) for name in names])
         return hashlib.sha256(repr(seen).encode()).hexdigest()
 
+    def here(self) -> list[Path]:
+        """The files that are on this machine after all, as those of file:// are."""
+        if not re.match("(?:file|local)://", self.url):
+            return []
+        return [Path(name) for name in self._files()[1]]
+
     def into(self, folder: Path) -> str:
         """Brings it into a folder, unless that was done; returns what there is to read there."""
         if not folder.exists():

@@ -110,6 +110,18 @@ def test_the_services_own_store(
         score(database, tenant="nobody")
 
 
+def test_files_by_their_address_are_not_written_over(
+    leads: Path, score: Score, tmp_path: Path, expected: bytes
+) -> None:
+    kept = (leads / "leads.csv").read_bytes()
+    (tmp_path / "scored.csv").write_bytes(kept)
+    for address in (f"file://{tmp_path}/scored.csv", f"file://{tmp_path}/s*.csv", f"local://{tmp_path}"):
+        with pytest.raises(UsageError, match=r"scored\.csv: the list is made of this file, which would be lost"):
+            score(address)
+    assert (tmp_path / "scored.csv").read_bytes() == kept
+    assert score(f"file://{leads}") == expected
+
+
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket of a real server that speaks S3's protocol."""
