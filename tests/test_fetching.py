@@ -81,6 +81,24 @@ def test_queries_of_a_database(filled: str, score: Score, expected: bytes) -> No
         score("sqlite://", queries={"leads": "SELECT 'a' AS lead_id, '2026-01-01' AS created_at, 1 AS size, 2 AS size"})
 
 
+def test_a_query_only_reads(filled: str, score: Score, expected: bytes) -> None:
+    """On SQLite a table would be gone at once, and on PostgreSQL a sequence move on whatever is rolled back."""
+    engine = create_engine(filled)
+    postgres = engine.dialect.name == "postgresql"
+    if postgres:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE SEQUENCE crm_next"))
+    query = "SELECT nextval('crm_next') AS lead_id" if postgres else "DROP TABLE crm_leads"
+    with pytest.raises(TableError, match=r"read-?only.*\. A query may only read\.$"):
+        score(filled, queries={"leads": query})
+    if postgres:
+        with engine.begin() as connection:
+            assert connection.execute(text("SELECT nextval('crm_next')")).scalar() == 1
+            connection.execute(text("DROP SEQUENCE crm_next"))
+    engine.dispose()
+    assert score(filled, queries={name: f"SELECT * FROM crm_{name}" for name in TABLES}) == expected
+
+
 def test_a_database_that_is_not_there_is_not_made(score: Score, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"crm\.db: there is no such database"):
         score(f"sqlite:///{tmp_path}/crm.db", queries={"leads": "SELECT 1"})
