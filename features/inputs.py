@@ -71,6 +71,13 @@ def find_input(path: str | PathLike[str], columns: Mapping[str, str] | None = No
     return Input(folder, config, files, notes)
 
 
+def zone_of(path: str | PathLike[str]) -> str | None:
+    """The zone that the `dataset.toml` of an input here names; None where there is none."""
+    root = Path(path)
+    root = root / "dataset.toml" if root.is_dir() else root
+    return read_config(root)[0].zone if root.suffix == ".toml" and root.is_file() else None
+
+
 def _of_files(paths: list[Path], asked: Path, columns: Mapping[str, str]) -> Input:
     files: dict[str, list[TableFile]] = {table: [] for table in TABLES}
     for path in paths:
