@@ -123,7 +123,12 @@ class Part:
         extra = {heading: _column(source, heading) for heading in flat}
         forms = {name: source.forms[heading] for name, heading in headings.items() if heading in source.forms}
         part = cls(table, source, spec, reading, columns, extra, np.ones(count, np.bool_), forms)
-        reading.rejects.add(source, "", {-1 - k: ragged.problem for k, ragged in enumerate(source.ragged)})
+        mark = "," if source.layout is None else source.layout.delimiter
+        ragged = {
+            -1 - k: odd.problem for k, odd in enumerate(source.ragged) if odd.record.replace(mark, "").strip()
+        }  # fmt: skip
+        reading.rejects.add(source, "", ragged)
+        part.leave_out_empty(len(source.ragged) - len(ragged))
         for heading, wanted in spec.where.items():
             equal = pc.equal(parsing.text(_column(source, heading)), wanted)
             part.good &= np.asarray(equal.fill_null(False))
@@ -142,6 +147,11 @@ class Part:
         rows = np.fromiter(says, np.int64, len(says))
         self.reading.rejects.add(self.source, column, {row: says[row] for row in rows[self.good[rows]].tolist()})
         self.good[rows] = False
+
+    def leave_out_empty(self, count: int) -> None:
+        """Counts rows in which every cell is empty, as spreadsheets write them below a table."""
+        if count:
+            self.reading.left_out[f"{self.source.name}: left out of {self.table}, for every cell is empty"] += count
 
     def words(self, name: str, *, required: bool = False) -> pa.DictionaryArray:
         """A column as codes into its distinct words, without surrounding blanks; null where empty."""
@@ -196,9 +206,16 @@ class Part:
         return found
 
     def _require(self, name: str, empty: npt.NDArray[Any]) -> None:
-        if empty.any():
-            rows = np.flatnonzero(empty & self.good).tolist()
-            self.reject(name, dict.fromkeys(rows, "is empty. Fill it in, or remove the row."))
+        if not empty.any():
+            return
+        rows = np.flatnonzero(empty & self.good)
+        bare = np.ones(len(rows), np.bool_)
+        for column in self.source.table.columns:
+            # Columns beside the required ones are looked at in these rows alone.
+            bare[bare] = _is_empty(column.take(pa.array(rows[bare])))
+        self.good[rows[bare]] = False
+        self.leave_out_empty(int(bare.sum()))
+        self.reject(name, dict.fromkeys(rows[~bare].tolist(), "is empty. Fill it in, or remove the row."))
 
 
 def find_headings(table: str, spec: TableFile, source: Source, reading: Reading) -> dict[str, str]:
@@ -288,6 +305,14 @@ def _is_flat(kind: pa.DataType) -> bool:
         return not parsing.is_bytes(kind.value_type) and _is_flat(kind.value_type)
     # A calendar's interval has no length and no text.
     return not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_interval(kind))
+
+
+def _is_empty(column: pa.ChunkedArray) -> Bools:
+    try:
+        return np.asarray(parsing.text(parsing.whole(column)).is_null())
+    except pa.ArrowException:
+        # What has no text, such as a list.
+        return np.asarray(column.is_null())
 
 
 def _column(source: Source, heading: str) -> pa.Array:

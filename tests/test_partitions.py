@@ -160,6 +160,51 @@ def test_a_text_that_comes_piece_by_piece_is_the_text(written, tmp_path, monkeyp
     assert got.report == whole.report
 
 
+@pytest.mark.parametrize("kind", ["csv", "streamed", "parquet"])
+def test_empty_rows_are_passed_over_and_counted(kind, tmp_path, monkeypatch):
+    """As Excel writes them below a table, one of them with a cell too many; a cell that is filled makes a bad row."""
+    if kind == "streamed":
+        monkeypatch.setattr("features.streams.WHOLE_BELOW", 0)
+    day = "1970-01-02T10:00:00Z"
+    rows = {
+        "touchpoints": [("lead_id", "occurred_at", "channel", "value"), *((k, day, "web", k) for k in range(9))],
+        "leads": [("lead_id", "created_at", "size", "note"), *((k, day, k, "") for k in range(9))],
+        "outcomes": [("lead_id", "occurred_at", "outcome", "note"), (1, day, "won", "")],
+        "attributes": [("lead_id", "occurred_at", "name", "value"), (2, day, "size", 7)],
+        "aliases": [("lead_id", "same_as", "occurred_at", "note"), ("cookie", 3, day, "")],
+    }
+    folder = tmp_path / "tables"
+    folder.mkdir()
+
+    def put(name, table):
+        text = "".join(";".join(map(str, row)) + "\n" for row in table)
+        (folder / f"{name}.csv").write_text(text + ";;;\n;; ;\n" + (";" * 4 + "\n" if kind != "parquet" else ""))
+        if kind == "parquet":
+            typed = pd.read_csv(
+                folder / f"{name}.csv", sep=";", dtype={"lead_id": "Int64" if name != "aliases" else str}
+            )
+            typed.drop(columns="note", errors="ignore").to_parquet(folder / f"{name}.parquet")
+            (folder / f"{name}.csv").unlink()
+
+    for name, table in rows.items():
+        put(name, table)
+    ending = "parquet" if kind == "parquet" else "csv"
+    whole = Dataset.read(folder)
+    assert whole.report.left_out == {
+        f"{name}.{ending}: left out of {name}, for every cell is empty": 2 + (kind != "parquet") for name in rows
+    }
+    assert (len(whole), len(whole.history), len(whole.outcomes.at)) == (9, 9, 1)
+    got = score_input(scorer("logistic"), str(folder), tmp_path / "parts.csv", as_of=20 * DAY, rows=5)
+    score_list(scorer("logistic"), whole, 20 * DAY, tmp_path / "whole.csv")
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert got.report.left_out == whole.report.left_out and got.report.rows == whole.report.rows
+    put("touchpoints", [*rows["touchpoints"], ("", "", "", 3)])
+    for read in (Dataset.read, lambda at: scatter(find_input(at), tmp_path / "rows").read(0, "stop")):
+        with pytest.raises(TouchstoneError, match=r"occurred_at is empty\. Fill it in") as caught:
+            read(folder)
+        assert "... and" not in str(caught.value) and str(caught.value).count("is empty") == 1
+
+
 def test_midnights_are_dates_only_where_all_are(tmp_path):
     """In one file all times without a zone are midnights, in the other one is not: a part cannot know by itself."""
     days = pd.to_datetime([f"2026-01-{1 + k % 20:02}" for k in range(60)])
