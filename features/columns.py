@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """Headings that common systems (Salesforce, HubSpot, Segment) use, in lower case without signs, best first."""
 
 
+class Cells(NamedTuple):
+    """How many cells of an attribute that is text hold anything, a number, and one with a decimal comma."""
+
+    filled: int
+    numbers: int
+    commas: int
+
+
 @dataclass
 class Reading:
     """How tables are to be read, and what is found on the way."""
@@ -73,6 +81,8 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     early: Counter[str] = field(default_factory=Counter)
     """Rows recorded before they occurred, by table."""
+    written: list[tuple[str, Cells]] = field(default_factory=list)
+    """How attributes are written, by file and heading."""
 
     def check_mapping(self, given: Mapping[str, Sequence[Source]]) -> None:
         """Refuses a mapping that fits no table."""
@@ -186,9 +196,28 @@ class Part:
         self.reading.early[self.table] += int(early.sum())
         return np.where(recorded.empty, at, np.maximum(at, recorded.at))
 
-    def cells(self, column: pa.Array) -> Ids:
-        """A column of attribute values as Python numbers, words or None."""
-        return parsing.cells(column, self.spec.missing)
+    def attribute(self, heading: str) -> Ids:
+        """A column of an attribute as Python numbers, words or None."""
+        values, written = parsing.cells(self.extra[heading], self.spec.missing)
+        if len(written):
+            self._count(heading, np.bincount(written[self.good], minlength=len(parsing.Written)))
+        return values
+
+    def facts(self, names: pa.DictionaryArray) -> Ids:
+        """The column `value` of facts with these `names`, likewise."""
+        values, written = parsing.cells(self.columns["value"], self.spec.missing)
+        if len(written):
+            kinds = len(parsing.Written)
+            pairs = parsing.codes(names)[self.good].astype(np.int64) * kinds + written[self.good]
+            counts = np.bincount(pairs, minlength=len(names.dictionary) * kinds).reshape(-1, kinds)
+            for name, mine in zip(names.dictionary.to_pylist(), counts, strict=True):
+                self._count(name, mine)
+        return values
+
+    def _count(self, attribute: str, counts: Ints) -> None:
+        words, plain, commas = counts[: parsing.Written.NOTHING].tolist()
+        cells = Cells(words + plain + commas, plain + commas, commas)
+        self.reading.written.append((f"{self.source.name}: {attribute}", cells))
 
     def _times(self, name: str) -> parsing.Times:
         reading = self.reading

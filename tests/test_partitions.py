@@ -90,6 +90,7 @@ def test_parts_are_the_whole(world, linked, bad, again, bare, parquet, rows, day
     assert (got.report.duplicates, got.report.automated) == (whole.report.duplicates, whole.report.automated)
     assert got.report.left_out == whole.report.left_out and got.report.early == whole.report.early
     assert sorted(got.report.notes) == sorted(whole.report.notes)
+    assert got.report.written == whole.report.written
     assert sorted(got.report.quarantined.values()) == sorted(whole.report.quarantined.values())
 
 
@@ -203,6 +204,36 @@ def test_empty_rows_are_passed_over_and_counted(kind, tmp_path, monkeypatch):
         with pytest.raises(TouchstoneError, match=r"occurred_at is empty\. Fill it in") as caught:
             read(folder)
         assert "... and" not in str(caught.value) and str(caught.value).count("is empty") == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "noted"),
+    [
+        (["0,5"] + [str(k) for k in range(17)] + ["none", ""], True),
+        (["0,5"] + [str(k) for k in range(16)] + ["none", "none", ""], False),
+        (["-1.234,5", "+,5", *["", "1.5"] * 9], True),
+        ([str(k) for k in range(20)], False),
+        (["0,5 m", "1,2,3", *[" 3 "] * 18], False),
+        (["1,000,000", "0,5", *["1,5 "] * 18], True),
+    ],
+)
+@pytest.mark.parametrize("table", ["leads", "attributes"])
+def test_a_decimal_comma_is_noted(cells, noted, table, tmp_path):
+    """In a column as a whole, not in that of a partition; what is read stays what it was."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    day = "1970-01-02T10:00:00Z"
+    leads = pd.DataFrame({"lead_id": range(20), "created_at": day, "Size": cells, "note": "a, b"})
+    facts = pd.DataFrame({"lead_id": [*range(20)] * 2, "occurred_at": day, "name": ["Size"] * 20 + ["note"] * 20,
+                          "value": cells + ["a, b"] * 20})  # fmt: skip
+    leads[["lead_id", "created_at"] if table == "attributes" else [*leads]].to_csv(folder / "leads.csv", index=False)
+    if table == "attributes":
+        facts.to_csv(folder / "attributes.csv", index=False)
+    whole = Dataset.read(folder)
+    said = f"{table}.csv: Size is taken as words, for its numbers have a decimal comma. Write them like 1234.5"
+    assert whole.report.notes == ((said,) if noted else ())
+    got = score_input(scorer("lightgbm"), str(folder), tmp_path / "parts.csv", as_of=20 * DAY, rows=2)
+    assert got.report.notes == whole.report.notes and got.report.written == whole.report.written
 
 
 def test_midnights_are_dates_only_where_all_are(tmp_path):
