@@ -56,7 +56,10 @@ Map = Annotated[
 Zone = Annotated[str | None, typer.Option(help="The zone of times that carry none, e.g. Europe/Amsterdam.")]
 DateFormat = Annotated[str | None, typer.Option(help="How times are written if not in ISO 8601, e.g. '%d/%m/%Y'.")]
 OnErrorOption = Annotated[OnError, typer.Option(help="Stop at rows that cannot be read, or set them aside in a file.")]
-AsOf = Annotated[str | None, typer.Option(help="An instant, e.g. 2026-11-01 or 2026-11-01T14:00:00Z.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option(help="An instant, e.g. 2026-11-01 or 2026-11-01T14:00:00Z; without an offset it is one of --zone."),
+]
 Horizon = Annotated[str | None, typer.Option(help="The time in which a purchase counts, e.g. 90d or 12w.")]
 ExperimentFile = Annotated[Path | None, typer.Option("--experiment", help="A TOML file; see experiments/.")]
 RulesFile = Annotated[
@@ -157,7 +160,8 @@ def train(
 ) -> None:
     """Audit a dataset, learn from it, compare with the rules on its own past, and register the best model."""
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
-    trained = _train(dataset, horizon, experiment, rules, as_of, as_json, allow_leaks=allow_leaks, dask=dask)
+    until = _instant(as_of, zone, data)
+    trained = _train(dataset, horizon, experiment, rules, until, as_json, allow_leaks=allow_leaks, dask=dask)
     _tell_trained(trained, as_json)
 
 
@@ -176,7 +180,6 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Replay the past: at each origin learn, score every open lead, and compare with what then happened."""
-    from features.times import to_us
     from models import candidates
     from training import backtest as run
     from training import report
@@ -186,7 +189,7 @@ def backtest(
     with _progress(as_json) as progress:
         result = run(
             dataset, settings, candidates(_rules(rules), settings=settings.model),
-            until=None if as_of is None else to_us(as_of), progress=progress,
+            until=_instant(as_of, zone, data), progress=progress,
         )  # fmt: skip
     if plots is not None:
         _save_plots(result, plots)
@@ -215,15 +218,12 @@ def search(
     """Look for better settings of the model, and judge them on later origins that the search has not seen."""
     from msgspec.structs import asdict, replace
 
-    from features.times import to_us
     from training import search as run
 
     asked = _experiment(experiment, horizon)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
-        found = run(
-            dataset, asked, trials=trials, until=None if as_of is None else to_us(as_of), progress=progress,
-        )  # fmt: skip
+        found = run(dataset, asked, trials=trials, until=_instant(as_of, zone, data), progress=progress)
     written = output if found.better else None
     if written is not None:
         written.write_text(replace(asked, model=found.found).to_toml(), encoding="utf-8")
@@ -284,13 +284,12 @@ def monitor(
     as_json: Json = False,
 ) -> None:
     """Hold what a model predicted to what came true, and the leads of now to those it learned from."""
-    from features.times import to_us
     from models import load_bundle
     from training import monitor as run
     from training import report
 
     scorer = load_bundle(model)
-    asked = [None if instant is None else to_us(instant) for instant in (as_of, since)]
+    asked = [_instant(instant, zone, data) for instant in (as_of, since)]
     settings = _experiment(experiment, None)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
@@ -335,7 +334,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score every open lead of a list of any size."""
-    from features.times import US_PER_DAY, isoformat, to_us
+    from features.times import US_PER_DAY, isoformat
     from models import load_bundle
     from serving.batch import check_ending, score_input
 
@@ -344,7 +343,7 @@ def score(
     started = time.time_ns() // 1_000
     with _progress(as_json) as progress:
         summary = score_input(
-            scorer, data, output, as_of=None if as_of is None else to_us(as_of), reasons=reasons,
+            scorer, data, output, as_of=_instant(as_of, zone, data), reasons=reasons,
             columns=_columns(mapping), zone=zone, date_format=date_format, on_error=on_error,
             queries=_pairs("--query", query, "our table, an equals sign and the query, e.g. 'leads=SELECT * FROM crm'"),
             tenant=tenant, resume=resume, dask=dask, progress=progress,
@@ -426,13 +425,14 @@ def features(
     """Write the features of open leads, as of one instant (the end of the record) or of many, for data scientists."""
     from features.inputs import find_input
     from features.times import days as span
-    from features.times import isoformat, to_us
+    from features.times import isoformat
     from serving.batch import check_apart, check_ending, write_features
 
     check_ending(output)
-    check_apart(output, find_input(data, _columns(mapping)))
+    check_apart(output, find_input(data, _columns(mapping)).paths())
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
-    until = dataset.recorded_until if as_of is None else to_us(as_of)
+    instant = _instant(as_of, zone, data)
+    until = dataset.recorded_until if instant is None else instant
     rows, columns = write_features(dataset, until, None if every is None else span(every), output)
     _say(
         as_json,
@@ -794,6 +794,14 @@ def _read(
     return dataset
 
 
+def _instant(text: str | None, zone: str | None, data: str | Path) -> int | None:
+    """An instant in microseconds; without an offset it is one of --zone, or of the zone that a dataset.toml names."""
+    from features.inputs import zone_of
+    from features.times import to_us
+
+    return None if text is None else to_us(text, zone or zone_of(data))
+
+
 def _columns(mapping: list[str] | None) -> dict[str, str]:
     return _pairs("--map", mapping, "our column, an equals sign and the heading, e.g. lead_id='Contact ID'")
 
@@ -816,7 +824,7 @@ def _train(
     horizon: str | None,
     experiment: Path | None,
     rules: Path | None,
-    as_of: str | None,
+    until: int | None,
     quiet: bool,
     *,
     allow_leaks: bool = False,
@@ -824,15 +832,14 @@ def _train(
 ) -> Trained:
     import logging
 
-    from features.times import to_us
     from training import train as run
 
     # MLflow tells of every migration of a fresh store.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with _progress(quiet) as progress:
         return run(
-            dataset, _experiment(experiment, horizon), rules=_rules(rules),
-            until=None if as_of is None else to_us(as_of), allow_leaks=allow_leaks, dask=dask, progress=progress,
+            dataset, _experiment(experiment, horizon), rules=_rules(rules), until=until, allow_leaks=allow_leaks,
+            dask=dask, progress=progress,
         )  # fmt: skip
 
 

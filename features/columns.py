@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """Headings that common systems (Salesforce, HubSpot, Segment) use, in lower case without signs, best first."""
 
 
+class Cells(NamedTuple):
+    """How many cells of an attribute that is text hold anything, a number, and one with a decimal comma."""
+
+    filled: int
+    numbers: int
+    commas: int
+
+
 @dataclass
 class Reading:
     """How tables are to be read, and what is found on the way."""
@@ -73,6 +81,8 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     early: Counter[str] = field(default_factory=Counter)
     """Rows recorded before they occurred, by table."""
+    written: list[tuple[str, Cells]] = field(default_factory=list)
+    """How attributes are written, by file and heading."""
 
     def check_mapping(self, given: Mapping[str, Sequence[Source]]) -> None:
         """Refuses a mapping that fits no table."""
@@ -117,11 +127,18 @@ class Part:
         free = [h for h in source.headings if h not in headings.values() and h not in spec.exclude]
         flat = [h for h in free if _is_flat(source.table.column(h).type)]
         if nested := [h for h in free if h not in flat]:
-            reading.notes.append(f"{source.name}: left out, for they hold lists, records or bytes: {listed(nested)}")
+            reading.notes.append(
+                f"{source.name}: left out, for they hold lists, records, bytes or intervals: {listed(nested)}"
+            )
         extra = {heading: _column(source, heading) for heading in flat}
         forms = {name: source.forms[heading] for name, heading in headings.items() if heading in source.forms}
         part = cls(table, source, spec, reading, columns, extra, np.ones(count, np.bool_), forms)
-        reading.rejects.add(source, "", {-1 - k: ragged.problem for k, ragged in enumerate(source.ragged)})
+        mark = "," if source.layout is None else source.layout.delimiter
+        ragged = {
+            -1 - k: odd.problem for k, odd in enumerate(source.ragged) if odd.record.replace(mark, "").strip()
+        }  # fmt: skip
+        reading.rejects.add(source, "", ragged)
+        part.leave_out_empty(len(source.ragged) - len(ragged))
         for heading, wanted in spec.where.items():
             equal = pc.equal(parsing.text(_column(source, heading)), wanted)
             part.good &= np.asarray(equal.fill_null(False))
@@ -140,6 +157,11 @@ class Part:
         rows = np.fromiter(says, np.int64, len(says))
         self.reading.rejects.add(self.source, column, {row: says[row] for row in rows[self.good[rows]].tolist()})
         self.good[rows] = False
+
+    def leave_out_empty(self, count: int) -> None:
+        """Counts rows in which every cell is empty, as spreadsheets write them below a table."""
+        if count:
+            self.reading.left_out[f"{self.source.name}: left out of {self.table}, for every cell is empty"] += count
 
     def words(self, name: str, *, required: bool = False) -> pa.DictionaryArray:
         """A column as codes into its distinct words, without surrounding blanks; null where empty."""
@@ -174,9 +196,28 @@ class Part:
         self.reading.early[self.table] += int(early.sum())
         return np.where(recorded.empty, at, np.maximum(at, recorded.at))
 
-    def cells(self, column: pa.Array) -> Ids:
-        """A column of attribute values as Python numbers, words or None."""
-        return parsing.cells(column, self.spec.missing)
+    def attribute(self, heading: str) -> Ids:
+        """A column of an attribute as Python numbers, words or None."""
+        values, written = parsing.cells(self.extra[heading], self.spec.missing)
+        if len(written):
+            self._count(heading, np.bincount(written[self.good], minlength=len(parsing.Written)))
+        return values
+
+    def facts(self, names: pa.DictionaryArray) -> Ids:
+        """The column `value` of facts with these `names`, likewise."""
+        values, written = parsing.cells(self.columns["value"], self.spec.missing)
+        if len(written):
+            kinds = len(parsing.Written)
+            pairs = parsing.codes(names)[self.good].astype(np.int64) * kinds + written[self.good]
+            counts = np.bincount(pairs, minlength=len(names.dictionary) * kinds).reshape(-1, kinds)
+            for name, mine in zip(names.dictionary.to_pylist(), counts, strict=True):
+                self._count(name, mine)
+        return values
+
+    def _count(self, attribute: str, counts: Ints) -> None:
+        words, plain, commas = counts[: parsing.Written.NOTHING].tolist()
+        cells = Cells(words + plain + commas, plain + commas, commas)
+        self.reading.written.append((f"{self.source.name}: {attribute}", cells))
 
     def _times(self, name: str) -> parsing.Times:
         reading = self.reading
@@ -194,9 +235,16 @@ class Part:
         return found
 
     def _require(self, name: str, empty: npt.NDArray[Any]) -> None:
-        if empty.any():
-            rows = np.flatnonzero(empty & self.good).tolist()
-            self.reject(name, dict.fromkeys(rows, "is empty. Fill it in, or remove the row."))
+        if not empty.any():
+            return
+        rows = np.flatnonzero(empty & self.good)
+        bare = np.ones(len(rows), np.bool_)
+        for column in self.source.table.columns:
+            # Columns beside the required ones are looked at in these rows alone.
+            bare[bare] = _is_empty(column.take(pa.array(rows[bare])))
+        self.good[rows[bare]] = False
+        self.leave_out_empty(int(bare.sum()))
+        self.reject(name, dict.fromkeys(rows[~bare].tolist(), "is empty. Fill it in, or remove the row."))
 
 
 def find_headings(table: str, spec: TableFile, source: Source, reading: Reading) -> dict[str, str]:
@@ -284,7 +332,16 @@ def _is_flat(kind: pa.DataType) -> bool:
         return isinstance(kind, pa.UuidType) or _is_flat(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return not parsing.is_bytes(kind.value_type) and _is_flat(kind.value_type)
-    return not pa.types.is_nested(kind) and not pa.types.is_fixed_size_binary(kind)
+    # A calendar's interval has no length and no text.
+    return not (pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or pa.types.is_interval(kind))
+
+
+def _is_empty(column: pa.ChunkedArray) -> Bools:
+    try:
+        return np.asarray(parsing.text(parsing.whole(column)).is_null())
+    except pa.ArrowException:
+        # What has no text, such as a list.
+        return np.asarray(column.is_null())
 
 
 def _column(source: Source, heading: str) -> pa.Array:

@@ -71,6 +71,13 @@ def find_input(path: str | PathLike[str], columns: Mapping[str, str] | None = No
     return Input(folder, config, files, notes)
 
 
+def zone_of(path: str | PathLike[str]) -> str | None:
+    """The zone that the `dataset.toml` of an input here names; None where there is none."""
+    root = Path(path)
+    root = root / "dataset.toml" if root.is_dir() else root
+    return read_config(root)[0].zone if root.suffix == ".toml" and root.is_file() else None
+
+
 def _of_files(paths: list[Path], asked: Path, columns: Mapping[str, str]) -> Input:
     files: dict[str, list[TableFile]] = {table: [] for table in TABLES}
     for path in paths:
@@ -78,7 +85,11 @@ def _of_files(paths: list[Path], asked: Path, columns: Mapping[str, str]) -> Inp
             files[_table_of(path, columns)].append(TableFile(str(path.absolute())))
     if not files["touchpoints"] and not files["leads"]:
         raise TableError(f"{asked}: matches no touchpoints and no leads (.csv, .csv.gz or .parquet). Name others.")
-    return Input(asked.parent, DatasetConfig(), {table: tuple(mine) for table, mine in files.items()})
+    inside = {str(path): _data_in(path) for path in paths if path.is_dir()}
+    unread = [name for name, data in inside.items() if data and not {*data} & {*paths}]
+    notes = [f"{asked}: not read, for the pattern matches the folder and no file in it: {listed(unread)}"]
+    tables = {table: tuple(mine) for table, mine in files.items()}
+    return Input(asked.parent, DatasetConfig(), tables, notes if unread else [])
 
 
 def _table_of(path: Path, columns: Mapping[str, str]) -> str:

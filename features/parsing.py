@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Self
 from uuid import UUID
 
@@ -28,6 +29,7 @@ TEXT = pa.large_string()
 _DATE = r"\d{4}-\d{2}-\d{2}|\d{8}"
 _TIME = r"[T ]\d{2}(?::\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?|\d{2}(?:\d{2}(?:[.,]\d{1,9})?)?)?"
 _ZONE = r" ?(?:Z|z|UTC|[+-]\d{2}(?::?\d{2})?)"
+_DECIMAL_COMMA = r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)?,\d+"
 _LEAP_SECOND = r"^(.{8,10}[T ]\d{2}:?\d{2}:?)60(?:[.,]\d+)?"
 _FIRST_WALL, _LAST_WALL = -62_135_510_400_000_000, 253_402_214_400_000_000
 """0001-01-02 and 9999-12-31: what Python can tell the offset of in any zone."""
@@ -175,18 +177,35 @@ def numbers(column: pa.Array, missing: Sequence[str] = ()) -> tuple[Floats, dict
     return values, {int(row): f"{str(words[int(row)])!r} {hint}" for row in bad}
 
 
-def cells(column: pa.Array, missing: Sequence[str] = ()) -> Ids:
-    """A column of attribute values as Python numbers, words or None; text that reads as a number is one."""
+class Written(IntEnum):
+    """What a cell of text holds."""
+
+    WORD = 0
+    NUMBER = 1
+    DECIMAL_COMMA = 2
+    """A number with a decimal comma, which is taken as a word."""
+    NOTHING = 3
+
+
+def cells(column: pa.Array, missing: Sequence[str] = ()) -> tuple[Ids, npt.NDArray[np.int8]]:
+    """A column of attribute values as Python numbers, words or None; text that reads as a number is one.
+
+    Returns with them how each is written; nothing of a column that holds no text.
+    """
     if is_number(plain(column).type):
         values = _floats(plain(column))
         found = values.astype(object)
         found[~np.isfinite(values)] = None
-        return found
+        return found, np.empty(0, np.int8)
     found = coded(column, missing)
     words = [attribute_word(word) for word in found.dictionary.to_pylist()]
-    read = ((word, word_number(word)) for word in words)
+    numbers = [*map(word_number, words)]
+    read = zip(words, numbers, strict=True)
     lookup = np.array([*(word if number != number else number for word, number in read), None], object)
-    return np.asarray(lookup[codes(found)], object)
+    written = np.where(np.isnan(numbers), Written.WORD, Written.NUMBER).astype(np.int8)
+    written[_matches(found.dictionary, _DECIMAL_COMMA)] = Written.DECIMAL_COMMA
+    places = codes(found)
+    return np.asarray(lookup[places], object), np.append(written, np.int8(Written.NOTHING))[places]
 
 
 def times(

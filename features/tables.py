@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from features.aliases import LeadIndex, Links, chain_of
-from features.columns import COLUMNS, Part, Reading, listed
+from features.columns import COLUMNS, Cells, Part, Reading, listed
 from features.config import TABLES, Kinds, TableFile
 from features.errors import TableError
 from features.history import Attributes, Bools, Codes, Dataset, History, Ints, Kind, Outcomes
@@ -66,6 +66,8 @@ class ReadReport:
     """Rows recorded before they occurred, by table."""
     headings: Mapping[str, str] = field(default_factory=dict)
     """The heading in the leads table that each attribute was read from."""
+    written: Mapping[str, Cells] = field(default_factory=dict)
+    """How attributes that are text are written, by file and heading."""
 
     def lines(self) -> list[str]:
         """The report in lines of text."""
@@ -124,7 +126,8 @@ def dataset_from_frames(
 def _dataset(reading: Reading, given: Given, rules: Kinds, on_error: OnError) -> Dataset:
     share = read_share(reading, given, rules, lambda rejects: rejects.settle(on_error))
     pa.default_memory_pool().release_unused()
-    notes = tuple(dict.fromkeys((*share.report.notes, *unknown_kinds(rules, share.kinds))))
+    found = (*unknown_kinds(rules, share.kinds), *_decimal_commas(share.report.written))
+    notes = tuple(dict.fromkeys((*share.report.notes, *found)))
     return replace(share.dataset, report=replace(share.report, notes=notes))
 
 
@@ -151,7 +154,8 @@ def read_share(reading: Reading, given: Given, rules: Kinds, settle: Callable[[R
 
 def merge_reports(reports: Sequence[ReadReport], kinds: Iterable[str], rules: Kinds) -> ReadReport:
     """What the shares of a dataset are together; rows set aside are not counted here."""
-    notes = chain(*(report.notes for report in reports), unknown_kinds(rules, kinds))
+    written = _added(pair for report in reports for pair in report.written.items())
+    notes = chain(*(report.notes for report in reports), unknown_kinds(rules, kinds), _decimal_commas(written))
     return ReadReport(
         rows=_total(report.rows for report in reports),
         duplicates=sum(report.duplicates for report in reports),
@@ -161,6 +165,7 @@ def merge_reports(reports: Sequence[ReadReport], kinds: Iterable[str], rules: Ki
         left_out=_total(report.left_out for report in reports),
         early=_total(report.early for report in reports),
         headings={name: heading for report in reports for name, heading in report.headings.items()},
+        written=written,
     )
 
 
@@ -175,6 +180,22 @@ def unknown_kinds(rules: Kinds, names: Iterable[str]) -> list[str]:
         for name in (*rules.rename, *rules.outcomes, *rules.drop)
         if name not in found
     ]
+
+
+def _decimal_commas(written: Mapping[str, Cells]) -> list[str]:
+    """Notes on attributes whose numbers have a decimal comma, which makes words of them."""
+    return [
+        f"{of} is taken as words, for its numbers have a decimal comma. Write them like 1234.5"
+        for of, cells in written.items()
+        if cells.commas and cells.numbers >= 0.9 * cells.filled
+    ]
+
+
+def _added(written: Iterable[tuple[str, Cells]]) -> dict[str, Cells]:
+    total: dict[str, Cells] = {}
+    for of, cells in written:
+        total[of] = Cells(*map(sum, zip(total.get(of, (0, 0, 0)), cells, strict=True)))
+    return total
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -293,7 +314,10 @@ class _Tables:
         duplicates = len(read) - len(once) - once.automated
         notes = tuple(dict.fromkeys(self.reading.notes))
         left_out, early = dict(self.reading.left_out), dict(+self.reading.early)
-        report = ReadReport(self.counts, duplicates, once.automated, quarantined, notes, left_out, early, headings)
+        written = _added(self.reading.written)
+        report = ReadReport(
+            self.counts, duplicates, once.automated, quarantined, notes, left_out, early, headings, written
+        )  # fmt: skip
         ids = np.asarray(words.to_numpy(zero_copy_only=False), object)
         # Arrow's own memory cannot be written, and compiled code is compiled anew for what cannot.
         created = np.require(created, requirements="W")
@@ -312,7 +336,7 @@ class _Tables:
         def read(part: Part) -> dict[str, Any]:
             headings = _attribute_names(part)
             none = np.full(len(part.good), None, object)
-            own = {_FREE + n: part.cells(part.extra[headings[n]]) if n in headings else none for n in names}
+            own = {_FREE + n: part.attribute(headings[n]) if n in headings else none for n in names}
             return {"lead": part.words("lead_id", required=True), "at": part.times("created_at")[0], **own}
 
         rows = _Rows.of(parts, read)
@@ -446,13 +470,9 @@ class _Tables:
 
         def read(part: Part) -> dict[str, Any]:
             at, dated = part.times("occurred_at")
-            return {
-                "lead": part.words("lead_id", required=True),
-                "at": at,
-                "known": part.known(at, dated),
-                "name": part.words("name", required=True),
-                "cell": part.cells(part.columns["value"]),
-            }
+            lead, known = part.words("lead_id", required=True), part.known(at, dated)
+            name = part.words("name", required=True)
+            return {"lead": lead, "at": at, "known": known, "name": name, "cell": part.facts(name)}
 
         lead, facts = self._resolve(index, _Rows.of(self.parts["attributes"], read))
         words = facts["name"].dictionary.to_pylist()

@@ -24,11 +24,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def to_us(at: Time, zone: str = "UTC") -> int:
-    """Returns an instant in microseconds; a bare date is the midnight that begins it in `zone`.
+def to_us(at: Time, zone: str | None = None) -> int:
+    """Returns an instant in microseconds; a bare date is the midnight that begins it in `zone`, or else in UTC.
+
+    A time without an offset is one of `zone`, and wrong if none is given; an hour that comes twice means the first.
 
     >>> to_us("2026-01-01T01:00:00+01:00") == to_us("2026-01-01")
     True
+    >>> isoformat(to_us("2026-01-01T10:00", "Europe/Amsterdam"))
+    '2026-01-01T09:00:00Z'
     """
     if isinstance(at, (int, np.integer)):
         return int(at)
@@ -37,7 +41,9 @@ def to_us(at: Time, zone: str = "UTC") -> int:
     if isinstance(at, str):
         at = _parse(at)
     if not isinstance(at, datetime):
-        at = datetime.combine(at, time(), tzinfo=find_zone(zone))
+        at = datetime.combine(at, time(), tzinfo=find_zone(zone or "UTC"))
+    elif at.tzinfo is None and zone is not None:
+        at = at.replace(tzinfo=find_zone(zone))
     if at.tzinfo is None:
         raise UsageError(f"the time {at.isoformat()} carries no zone. Write an offset, e.g. {at.isoformat()}Z.")
     try:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from features.definitions import LEAD_FEATURES
 from features.errors import TouchstoneError, UsageError
 from features.feature import FeatureSet
 from features.history import Cohort, Dataset
-from features.inputs import Input, find_input
+from features.inputs import find_input
 from features.partitions import Partitions, Progress, Rejected, scatter
 from features.rejects import OnError, write_rejected
 from features.tables import ReadReport, merge_reports
@@ -108,8 +108,7 @@ def score_input(
     options = msgspec.json.encode(asked).decode()
     fetched = Fetched.of(path, queries or {}, tenant)
     here = None if fetched is not None else find_input(path, columns)
-    if here is not None:
-        check_apart(output, here)
+    check_apart(output, fetched.here() if fetched is not None else here.paths() if here else [])
     if fetched is not None:
         scorer = fetched.scorer(scorer)
 
@@ -258,11 +257,13 @@ def check_ending(output: Path) -> None:
         raise UsageError(f"{output}: a list is written as .csv or .parquet; got {output.suffix or 'no ending'!r}.")
     if _ADDRESS.match(str(output)):
         raise UsageError(f"{output}: a list is written to a file of this machine. Name one, and copy it from there.")
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder. Name a file for the list, e.g. {output / f'scored{output.suffix}'}.")
 
 
-def check_apart(output: Path, found: Input) -> None:
+def check_apart(output: Path, tables: Iterable[Path]) -> None:
     """Raises UsageError if a list would take the place of a table that it is made of."""
-    if output.exists() and any(path.exists() and output.samefile(path) for path in found.paths()):
+    if output.exists() and any(path.exists() and output.samefile(path) for path in tables):
         raise UsageError(f"{output}: the list is made of this file, which would be lost. Name another --output.")
 
 

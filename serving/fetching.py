@@ -89,6 +89,12 @@ class Fetched:
         with closing(open_store(self.url, create=False)) as store:
             return policy_of(store, self.tenant).scorer(own)
 
+    def here(self) -> list[Path]:
+        """The files that are on this machine after all, as those of file:// are."""
+        if not re.match("(?:file|local)://", self.url):
+            return []
+        return [Path(name) for name in self._files()[1]]
+
     def into(self, folder: Path) -> str:
         """Brings it into a folder, unless that was done; returns what there is to read there."""
         if not folder.exists():
@@ -127,9 +133,14 @@ class Fetched:
             if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
                 # SQLite would make an empty one.
                 raise TableError(f"{_shown(self.url)}: there is no such database. Name another.")
+            options: dict[str, Any] = {"stream_results": True, "yield_per": _ROWS}
+            if engine.dialect.name == "postgresql":
+                options["postgresql_readonly"] = True
             try:
                 for table, query in self.queries.items():
-                    with engine.connect().execution_options(stream_results=True, yield_per=_ROWS) as connection:
+                    with engine.connect().execution_options(**options) as connection:
+                        if engine.dialect.name == "sqlite":
+                            connection.exec_driver_sql("PRAGMA query_only = ON")
                         found = connection.execute(text(query))
                         names = [*found.keys()]
                         if twice := next((name for name in names if names.count(name) > 1), None):
@@ -141,7 +152,8 @@ class Fetched:
                 engine.dispose()
         except (SQLAlchemyError, ModuleNotFoundError) as problem:
             reason = str(getattr(problem, "orig", None) or problem).splitlines()[0]
-            raise TableError(f"{_shown(self.url)}: {reason}.") from None
+            mend = " A query may only read." if re.search("read-?only", reason) else ""
+            raise TableError(f"{_shown(self.url)}: {reason}.{mend}") from None
 
     def _files(self) -> tuple[Any, list[str]]:
         try:

@@ -18,6 +18,8 @@ from trained import ROOT, Trained, serving
 
 import touchstone
 from features import LEAD_FEATURES, Dataset, FeatureSet
+from features.errors import UsageError
+from features.times import isoformat
 from training import Backtest, Experiment, report
 
 COMMANDS = (
@@ -115,6 +117,46 @@ def test_help_answers_at_once() -> None:
         done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
         assert "Example:" in done.stdout
         assert done.stderr == ""
+
+
+# --- times
+
+
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        ("train", "training.train"), ("backtest", "training.backtest"), ("search", "training.search"),
+        ("monitor", "training.monitor"), ("score", "serving.batch.score_input"),
+        ("features", "serving.batch.write_features"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("as_of", "zone", "told", "instant"),
+    [
+        ("2026-02-01", "Europe/Amsterdam", "--zone", "2026-01-31T23:00:00Z"),
+        ("2026-02-01T10:00", "Europe/Amsterdam", "--zone", "2026-02-01T09:00:00Z"),
+        ("2026-02-01T10:00Z", "Europe/Amsterdam", "--zone", "2026-02-01T10:00:00Z"),
+        ("2026-02-01", "Europe/Amsterdam", "dataset.toml", "2026-01-31T23:00:00Z"),
+        ("2026-02-01", None, "", "2026-02-01T00:00:00Z"),
+    ],
+)
+def test_an_instant_without_an_offset_is_one_of_the_zone(
+    run: Runner, trained: Trained, world: Path, monkeypatch: pytest.MonkeyPatch, command: str, work: str, as_of: str,
+    zone: str | None, told: str, instant: str,
+) -> None:  # fmt: skip
+    def stop(*arguments: Any, **options: Any) -> None:
+        found = options.get("until", options.get("as_of", arguments[1] if command == "features" else None))
+        raise UsageError(f"asked for {isoformat(found)}")
+
+    monkeypatch.setattr(work, stop)
+    options = {"score": ["--output", world / "a.csv", "--model", trained.bundle],
+               "features": ["--output", world / "a.csv"], "monitor": ["--model", trained.bundle]}  # fmt: skip
+    if told == "dataset.toml":
+        (world / "dataset.toml").write_text(f'zone = "{zone}"\n')
+    zoned = ["--zone", zone] if told == "--zone" else []
+    assert run(command, world, "--as-of", as_of, *zoned, *options.get(command, [])).err.startswith(
+        f"error: asked for {instant}"
+    )
 
 
 # --- exit codes and messages
@@ -570,6 +612,21 @@ def test_no_list_takes_the_place_of_what_it_is_made_of(
         done = run(command, data, "--output", leads, "--as-of", "2025-10-01", *model)
         assert done.code == 2 and "leads.csv: the list is made of this file, which would be lost" in done.err
     assert leads.read_bytes() == kept and [*tmp_path.iterdir()] == [leads]
+
+
+@pytest.mark.parametrize("command", ["score", "features"])
+def test_no_list_takes_the_place_of_a_folder(
+    run: Runner, trained: Trained, world: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Which is said before anything is read."""
+    output = world.parent / "scored.csv"
+    output.mkdir()
+    monkeypatch.setattr("serving.batch.find_input", lambda *_: pytest.fail("the input was looked at"))
+    monkeypatch.setattr("features.inputs.find_input", lambda *_: pytest.fail("the input was looked at"))
+    model = ["--model", trained.bundle] if command == "score" else []
+    done = run(command, world, "--output", output, "--as-of", "2026-02-01", *model)
+    assert done.code == 2 and "scored.csv is a folder. Name a file for the list, e.g. " in done.err
+    assert sorted(world.parent.iterdir()) == [output, world] and [*output.iterdir()] == []
 
 
 def test_the_whole_way(tmp_path: Path) -> None:

@@ -67,3 +67,10 @@ def test_the_pages_are_written(tmp_path, monkeypatch):
 def test_what_the_examples_of_a_page_import_is_there(page):
     for example in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         exec("\n".join(re.findall(r"^(?:from|import) .*", example, re.MULTILINE)), {})
+
+
+def test_what_the_page_on_scale_quotes_was_measured():
+    measured = (docs.FOLDER.parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    ((ratio,),) = [re.findall(r"\| ([\d.]+)x", row) for row in measured.splitlines() if "three reasons each" in row]
+    page = (docs.FOLDER / "scale.md").read_text(encoding="utf-8")
+    assert f"three reasons a lead cost {float(ratio):.1f} times the plain list" in page

@@ -84,6 +84,24 @@ def test_queries_of_a_database(filled: str, score: Score, expected: bytes) -> No
         score("sqlite://", queries={"leads": "SELECT 'a' AS lead_id, '2026-01-01' AS created_at, 1 AS size, 2 AS size"})
 
 
+def test_a_query_only_reads(filled: str, score: Score, expected: bytes) -> None:
+    """On SQLite a table would be gone at once, and on PostgreSQL a sequence move on whatever is rolled back."""
+    engine = create_engine(filled)
+    postgres = engine.dialect.name == "postgresql"
+    if postgres:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE SEQUENCE crm_next"))
+    query = "SELECT nextval('crm_next') AS lead_id" if postgres else "DROP TABLE crm_leads"
+    with pytest.raises(TableError, match=r"read-?only.*\. A query may only read\.$"):
+        score(filled, queries={"leads": query})
+    if postgres:
+        with engine.begin() as connection:
+            assert connection.execute(text("SELECT nextval('crm_next')")).scalar() == 1
+            connection.execute(text("DROP SEQUENCE crm_next"))
+    engine.dispose()
+    assert score(filled, queries={name: f"SELECT * FROM crm_{name}" for name in TABLES}) == expected
+
+
 def test_a_database_that_is_not_there_is_not_made(score: Score, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"crm\.db: there is no such database"):
         score(f"sqlite:///{tmp_path}/crm.db", queries={"leads": "SELECT 1"})
@@ -121,6 +139,18 @@ def test_the_services_own_store_goes_by_the_policy_of_the_tenant(
         set_policy(store, tenant, Policy(tiers=Cuts(warm=0.0, hot=1.0), routes=Routes(warm="marketing")), "cli:me")
     found = pd.read_csv(BytesIO(score(database, tenant=tenant)))
     assert set(zip(found["tier"], found["route"], strict=True)) == {("warm", "marketing")}
+
+
+def test_files_by_their_address_are_not_written_over(
+    leads: Path, score: Score, tmp_path: Path, expected: bytes
+) -> None:
+    kept = (leads / "leads.csv").read_bytes()
+    (tmp_path / "scored.csv").write_bytes(kept)
+    for address in (f"file://{tmp_path}/scored.csv", f"file://{tmp_path}/s*.csv", f"local://{tmp_path}"):
+        with pytest.raises(UsageError, match=r"scored\.csv: the list is made of this file, which would be lost"):
+            score(address)
+    assert (tmp_path / "scored.csv").read_bytes() == kept
+    assert score(f"file://{leads}") == expected
 
 
 @pytest.fixture(scope="module")

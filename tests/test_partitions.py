@@ -90,6 +90,7 @@ def test_parts_are_the_whole(world, linked, bad, again, bare, parquet, rows, day
     assert (got.report.duplicates, got.report.automated) == (whole.report.duplicates, whole.report.automated)
     assert got.report.left_out == whole.report.left_out and got.report.early == whole.report.early
     assert sorted(got.report.notes) == sorted(whole.report.notes)
+    assert got.report.written == whole.report.written
     assert sorted(got.report.quarantined.values()) == sorted(whole.report.quarantined.values())
 
 
@@ -158,6 +159,81 @@ def test_a_text_that_comes_piece_by_piece_is_the_text(written, tmp_path, monkeyp
     assert got.scored == len(whole) >= 200
     assert (aside.read_text() if aside.exists() else None) == rejected
     assert got.report == whole.report
+
+
+@pytest.mark.parametrize("kind", ["csv", "streamed", "parquet"])
+def test_empty_rows_are_passed_over_and_counted(kind, tmp_path, monkeypatch):
+    """As Excel writes them below a table, one of them with a cell too many; a cell that is filled makes a bad row."""
+    if kind == "streamed":
+        monkeypatch.setattr("features.streams.WHOLE_BELOW", 0)
+    day = "1970-01-02T10:00:00Z"
+    rows = {
+        "touchpoints": [("lead_id", "occurred_at", "channel", "value"), *((k, day, "web", k) for k in range(9))],
+        "leads": [("lead_id", "created_at", "size", "note"), *((k, day, k, "") for k in range(9))],
+        "outcomes": [("lead_id", "occurred_at", "outcome", "note"), (1, day, "won", "")],
+        "attributes": [("lead_id", "occurred_at", "name", "value"), (2, day, "size", 7)],
+        "aliases": [("lead_id", "same_as", "occurred_at", "note"), ("cookie", 3, day, "")],
+    }
+    folder = tmp_path / "tables"
+    folder.mkdir()
+
+    def put(name, table):
+        text = "".join(";".join(map(str, row)) + "\n" for row in table)
+        (folder / f"{name}.csv").write_text(text + ";;;\n;; ;\n" + (";" * 4 + "\n" if kind != "parquet" else ""))
+        if kind == "parquet":
+            typed = pd.read_csv(
+                folder / f"{name}.csv", sep=";", dtype={"lead_id": "Int64" if name != "aliases" else str}
+            )
+            typed.drop(columns="note", errors="ignore").to_parquet(folder / f"{name}.parquet")
+            (folder / f"{name}.csv").unlink()
+
+    for name, table in rows.items():
+        put(name, table)
+    ending = "parquet" if kind == "parquet" else "csv"
+    whole = Dataset.read(folder)
+    assert whole.report.left_out == {
+        f"{name}.{ending}: left out of {name}, for every cell is empty": 2 + (kind != "parquet") for name in rows
+    }
+    assert (len(whole), len(whole.history), len(whole.outcomes.at)) == (9, 9, 1)
+    got = score_input(scorer("logistic"), str(folder), tmp_path / "parts.csv", as_of=20 * DAY, rows=5)
+    score_list(scorer("logistic"), whole, 20 * DAY, tmp_path / "whole.csv")
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert got.report.left_out == whole.report.left_out and got.report.rows == whole.report.rows
+    put("touchpoints", [*rows["touchpoints"], ("", "", "", 3)])
+    for read in (Dataset.read, lambda at: scatter(find_input(at), tmp_path / "rows").read(0, "stop")):
+        with pytest.raises(TouchstoneError, match=r"occurred_at is empty\. Fill it in") as caught:
+            read(folder)
+        assert "... and" not in str(caught.value) and str(caught.value).count("is empty") == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "noted"),
+    [
+        (["0,5"] + [str(k) for k in range(17)] + ["none", ""], True),
+        (["0,5"] + [str(k) for k in range(16)] + ["none", "none", ""], False),
+        (["-1.234,5", "+,5", *["", "1.5"] * 9], True),
+        ([str(k) for k in range(20)], False),
+        (["0,5 m", "1,2,3", *[" 3 "] * 18], False),
+        (["1,000,000", "0,5", *["1,5 "] * 18], True),
+    ],
+)
+@pytest.mark.parametrize("table", ["leads", "attributes"])
+def test_a_decimal_comma_is_noted(cells, noted, table, tmp_path):
+    """In a column as a whole, not in that of a partition; what is read stays what it was."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    day = "1970-01-02T10:00:00Z"
+    leads = pd.DataFrame({"lead_id": range(20), "created_at": day, "Size": cells, "note": "a, b"})
+    facts = pd.DataFrame({"lead_id": [*range(20)] * 2, "occurred_at": day, "name": ["Size"] * 20 + ["note"] * 20,
+                          "value": cells + ["a, b"] * 20})  # fmt: skip
+    leads[["lead_id", "created_at"] if table == "attributes" else [*leads]].to_csv(folder / "leads.csv", index=False)
+    if table == "attributes":
+        facts.to_csv(folder / "attributes.csv", index=False)
+    whole = Dataset.read(folder)
+    said = f"{table}.csv: Size is taken as words, for its numbers have a decimal comma. Write them like 1234.5"
+    assert whole.report.notes == ((said,) if noted else ())
+    got = score_input(scorer("lightgbm"), str(folder), tmp_path / "parts.csv", as_of=20 * DAY, rows=2)
+    assert got.report.notes == whole.report.notes and got.report.written == whole.report.written
 
 
 def test_midnights_are_dates_only_where_all_are(tmp_path):
@@ -240,6 +316,21 @@ def test_files_folders_and_patterns(tmp_path):
     pd.DataFrame({"x": [1]}).to_csv(tmp_path / "odd.csv")
     with pytest.raises(TouchstoneError, match=r"odd\.csv: found .*, which are the columns of no table"):
         Dataset.read(tmp_path / "odd.csv")
+
+
+def test_a_folder_that_a_pattern_matches_is_not_passed_over_in_silence(tmp_path):
+    folder = tmp_path / "export"
+    for name in ("touchpoints", "notes"):
+        (folder / name).mkdir(parents=True)
+    write(folder, {"leads.csv": "lead_id,created_at\na,1970-01-02\n", "notes/readme.md": "", "touchpoints/a.csv": (
+        "lead_id,occurred_at,channel\na,1970-01-03,web\n")})  # fmt: skip
+    said = f"{folder}/*: not read, for the pattern matches the folder and no file in it: {folder}/touchpoints"
+    assert Dataset.read(folder / "*").report.notes == (said,)
+    got = score_input(scorer("lightgbm"), f"{folder}/*", tmp_path / "parts.csv", as_of=20 * DAY)
+    assert got.report.notes == (said,) and got.report.rows == {"leads": 1}
+    for pattern in (f"{folder}/**/*", f"{folder}/**/*.csv"):
+        whole = Dataset.read(pattern)
+        assert whole.report.notes == () and len(whole.history) == 1
 
 
 def test_a_list_without_histories_is_streamed_too(shared_data, tmp_path, monkeypatch):

@@ -1033,7 +1033,18 @@ def test_lists_among_the_attributes_are_left_out_and_noted() -> None:
     dataset = Dataset.from_frames(leads=frame)
     assert attributes(dataset) == {"size": [3.0]}
     assert dataset.report is not None
-    assert dataset.report.notes == ("leads: left out, for they hold lists, records or bytes: tags",)
+    assert dataset.report.notes == ("leads: left out, for they hold lists, records, bytes or intervals: tags",)
+
+
+def test_intervals_among_the_attributes_are_left_out_and_noted() -> None:
+    span = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+    frame = pa.table({"lead_id": ["a"], "created_at": ["2026-01-03"], "span": span, "size": [3]})
+    dataset = Dataset.from_frames(leads=frame)
+    assert attributes(dataset) == {"size": [3.0]}
+    assert dataset.report is not None
+    assert dataset.report.notes == ("leads: left out, for they hold lists, records, bytes or intervals: span",)
+    with pytest.raises(TableError, match="the column 'span' holds values of type month_day_nano_interval"):
+        Dataset.from_frames(leads=frame, columns={"lead_id": "span"})
 
 
 def test_ids_may_be_uuids(tmp_path: Path) -> None:
@@ -1058,7 +1069,9 @@ def test_columns_of_types_of_their_own_are_read_as_they_are_stored(tmp_path: Pat
     dataset = read(tmp_path, {"leads.parquet": leads})
     assert attributes(dataset) == {"size": [3.0, None]}
     assert dataset.report is not None
-    assert dataset.report.notes == ("leads.parquet: left out, for they hold lists, records or bytes: key, kind",)
+    assert dataset.report.notes == (
+        "leads.parquet: left out, for they hold lists, records, bytes or intervals: key, kind",
+    )
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
@@ -1210,7 +1223,7 @@ def test_the_example_on_the_page_is_valid(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CRM_EXPORT", str(tmp_path))
     (tmp_path / "2026").mkdir()
     page = (ROOT / "docs" / "dataset.md").read_text()
-    example = page.partition("```toml\n")[2].partition("```")[0]
+    example = page.rpartition("```toml\n")[2].partition("```")[0]
     config, folder = read_config(write(tmp_path, {"dataset.toml": example}) / "dataset.toml")
     assert folder == tmp_path / "2026"
     assert len(config.touchpoints) == 2 and config.kinds.drop == ("web_ping",)
