@@ -108,7 +108,7 @@ def audit(
     on_error: OnErrorOption = "stop",
     as_json: Json = False,
 ) -> None:
-    """Find leaks and other faults of a dataset, and say what to do; exits with 1 if a leak is certain."""
+    """Find leaks and other faults of a dataset, and say what to do; exits with 1 if one is certain."""
     from training import audit as run
     from training import report
     from training.audit import mend
@@ -128,7 +128,7 @@ def audit(
             _print("", "In dataset.toml this leaves out all that leaks or looks like it:", lines, "")
         few = ", too few to tell by" if purchases < 20 else ""
         _print(
-            f"certain leaks: {counts['certain']}, likely ones: {counts['likely']}, notes: {counts['note']} "
+            f"certain leaks and faults: {counts['certain']}, likely ones: {counts['likely']}, notes: {counts['note']} "
             f"({leads:,} leads, {purchases:,} purchases{few})"
         )
     if counts["certain"]:

@@ -278,8 +278,8 @@ def _refuse_leaks(findings: tuple[Finding, ...]) -> None:
     if certain:
         told = "\n".join(f"{finding.what} {finding.do}" for finding in certain)
         raise TouchstoneError(
-            f"a model would learn what comes after the fact:\n{told}\n"
-            "Leave it out, or train all the same with --allow-leaks (allow_leaks=True)."
+            f"a model would learn what comes after the fact, or what is not so:\n{told}\n"
+            "Mend it, or train all the same with --allow-leaks (allow_leaks=True)."
         )
 
 
