@@ -243,6 +243,12 @@ def creations_of_no_date(tables):
     return tables | {"leads": pd.concat([tables["leads"], fresh], ignore_index=True).fillna("")}
 
 
+def touches_of_an_older_export(tables):
+    end = times(tables["outcomes"]["recorded_at"]).max()
+    old = times(tables["touchpoints"]["recorded_at"]) < end - pd.Timedelta("9D")
+    return tables | {"touchpoints": tables["touchpoints"][old]}
+
+
 def the_same_log_twice(tables):
     return tables | {"touchpoints": pd.concat([tables["touchpoints"], tables["touchpoints"][::20]], ignore_index=True)}
 
@@ -316,6 +322,7 @@ PLANTED = {
     touches_of_a_wrong_year: {("beyond_the_end", "touchpoints", "occurred_at"): "note"},
     an_outcome_of_a_wrong_year: {("beyond_all", "outcomes", "occurred_at"): "certain"},
     creations_of_no_date: {("beyond_all", "leads", "created_at"): "certain"},
+    touches_of_an_older_export: {("touches_end_early", "touchpoints", ""): "note"},
     the_same_log_twice: {("duplicates", "touchpoints", ""): "note"},
     the_same_log_under_new_numbers: {("duplicates", "touchpoints", "message_id"): "note"},
     one_thing_in_two_logs: {("twin_kinds", "touchpoints", "call_talk"): "note"},

@@ -45,7 +45,9 @@ _SECOND = 1_000_000
 _HOUR = 3_600 * _SECOND
 _BOT_HOUR, _BOT_DAY, _BOT_REGULAR = 360, 1_000, 50
 """Touches in an hour, in a day, and in a row at equal gaps, that no person makes."""
-_YEAR = 365 * US_PER_DAY
+_MANY = 1_000
+"""Touches below which a silence at their end says nothing."""
+_WEEK, _YEAR = 7 * US_PER_DAY, 365 * US_PER_DAY
 _STATES = frozenset({
     "closed", "conversion", "converted", "disposition", "forecast", "grade", "index", "last", "latest", "lifecycle",
     "lost", "modified", "outcome", "priority", "probability", "profile", "quality", "rating", "recent", "score",
@@ -610,6 +612,26 @@ def _beyond_all(case: _Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _touches_end_early(case: _Case) -> Iterator[Finding]:
+    """Touches that stop long before leads and outcomes do, as of an older export."""
+    known, end = np.sort(case.dataset.history.known), case.end
+    if len(known) < _MANY or known[-1] - known[0] < _WEEK:
+        return
+    quiet, gap, last = end - int(known[-1]), int(np.diff(known).max()), isoformat(int(known[-1]))
+    if quiet <= max(_WEEK, 3 * gap):
+        return
+    yield Finding(
+        "touches_end_early", "note", "touchpoints", "",
+        f"touchpoints: the last of {len(known):,} touches is of {last}, {quiet / US_PER_DAY:,.1f} days before the "
+        f"last lead or outcome that is known ({isoformat(end - 1)}); before, {gap / US_PER_DAY:,.1f} days at most lay "
+        "between two.",
+        "Export the touches of that time too: leads look as if they had fallen silent. Or train with "
+        f"--as-of {isoformat(int(known[-1]) + 1)}.",
+        {"touches": len(known), "last": last, "end": isoformat(end), "quiet_days": quiet / US_PER_DAY,
+         "longest_gap_days": gap / US_PER_DAY},
+    )  # fmt: skip
+
+
 # Hygiene.
 
 
@@ -777,6 +799,7 @@ CHECKS: tuple[Callable[[_Case], Iterable[Finding]], ...] = (
     _recorded_early,
     _beyond_the_end,
     _beyond_all,
+    _touches_end_early,
     _duplicates,
     _twin_kinds,
     _bots,
