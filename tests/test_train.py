@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from oracle import DAY
 from rich.console import Console
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from small import PLENTY
 from worlds import table
@@ -393,6 +393,30 @@ def test_rules_that_know_more_than_the_base_rate_are_not_called_no_signal():
     chosen, notes = _choose(result, competing)
     assert (chosen.name, _no_signal(result, chosen)) == ("rules", "")
     assert notes == ["blend is not proved better than the base rate, and the rules are: they are kept."]
+
+
+def test_it_is_said_why_the_blend_is_taken_where_the_rules_did_better():
+    rng, rows = np.random.default_rng(3), np.arange(20_000)
+    truth = np.where(rows % 2, 0.02, 0.20)
+    bought = rng.random(20_000) < truth
+    noisy = sorted(
+        (truth * np.exp(0.1 * rng.standard_normal(20_000)) for _ in range(2)), key=lambda p: log_loss(bought, p)
+    )
+    competing = candidates()
+
+    def told(**said):
+        said |= {"base_rate": np.full(20_000, bought.mean())}
+        probability = {c.name: said.get(c.name, noisy[1]) for c in competing}
+        result = Backtest(Experiment(), rows, 0 * rows, bought, probability, {0: (5_000, 400)})
+        return _choose(result, competing)
+
+    chosen, notes = told(rules=noisy[0])
+    assert chosen.name == "blend"
+    assert notes == [
+        "blend is taken all the same: it is not proved worse than the rules, and learns more as buyers come."
+    ]
+    assert told(rules=np.full(20_000, 0.11))[1] == []
+    assert told(rules=truth, blend=truth[::-1])[0].name == "rules"
 
 
 def test_without_purchases_the_rules_serve_and_nothing_is_said_to_be_proved(store, small):

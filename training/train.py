@@ -367,4 +367,8 @@ def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, li
     if buyers >= _FEW and _signal(result, best).low <= 0 < _signal(result, "rules").low:
         notes.append(f"{best} is not proved better than the base rate, and the rules are: they are kept.")
         best = "rules"
+    elif best == Blend.name and result.best(list(result.probability)) == "rules" and _signal(result, best).low > 0:
+        notes.append(
+            f"{best} is taken all the same: it is not proved worse than the rules, and learns more as buyers come."
+        )
     return next(candidate for candidate in among if candidate.name == best), notes
