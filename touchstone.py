@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from socket import socket
 
     from features import Dataset
+    from models import PointsTable
     from serving import Settings
     from serving.store import Key, SqlStore
-    from training import Trained
+    from training import Experiment, Trained
 
 app = typer.Typer(
     help="Qualifies leads: a calibrated probability of purchase from touchpoints, proved against the point rules.",
@@ -156,8 +157,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Audit a dataset, learn from it, compare with the rules on its own past, and register the best model."""
+    # What is wrong with the question is said before the tables are read, here as in the other commands.
+    asked, points, until = _experiment(experiment, horizon), _rules(rules), _instant(as_of)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
-    trained = _train(dataset, horizon, experiment, rules, as_of, as_json, allow_leaks=allow_leaks, dask=dask)
+    trained = _train(dataset, asked, points, until, as_json, allow_leaks=allow_leaks, dask=dask)
     _tell_trained(trained, as_json)
 
 
@@ -176,17 +179,15 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Replay the past: at each origin learn, score every open lead, and compare with what then happened."""
-    from features.times import to_us
     from models import candidates
     from training import backtest as run
     from training import report
 
-    settings = _experiment(experiment, horizon)
+    settings, points, until = _experiment(experiment, horizon), _rules(rules), _instant(as_of)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
         result = run(
-            dataset, settings, candidates(_rules(rules), settings=settings.model),
-            until=None if as_of is None else to_us(as_of), progress=progress,
+            dataset, settings, candidates(points, settings=settings.model), until=until, progress=progress,
         )  # fmt: skip
     if plots is not None:
         _save_plots(result, plots)
@@ -215,15 +216,12 @@ def search(
     """Look for better settings of the model, and judge them on later origins that the search has not seen."""
     from msgspec.structs import asdict, replace
 
-    from features.times import to_us
     from training import search as run
 
-    asked = _experiment(experiment, horizon)
+    asked, until = _experiment(experiment, horizon), _instant(as_of)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
-        found = run(
-            dataset, asked, trials=trials, until=None if as_of is None else to_us(as_of), progress=progress,
-        )  # fmt: skip
+        found = run(dataset, asked, trials=trials, until=until, progress=progress)
     written = output if found.better else None
     if written is not None:
         written.write_text(replace(asked, model=found.found).to_toml(), encoding="utf-8")
@@ -284,17 +282,16 @@ def monitor(
     as_json: Json = False,
 ) -> None:
     """Hold what a model predicted to what came true, and the leads of now to those it learned from."""
-    from features.times import to_us
     from models import load_bundle
     from training import monitor as run
     from training import report
 
     scorer = load_bundle(model)
-    asked = [None if instant is None else to_us(instant) for instant in (as_of, since)]
+    until, first = _instant(as_of), _instant(since)
     settings = _experiment(experiment, None)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
-        found = run(scorer, dataset, settings, until=asked[0], since=asked[1], weeks=weeks, progress=progress)
+        found = run(scorer, dataset, settings, until=until, since=first, weeks=weeks, progress=progress)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(report.monitoring_markdown(found), encoding="utf-8")
@@ -643,7 +640,7 @@ def demo(
     run(leads, 540, seed=7).write("leads")
     dataset = _read(Path("leads"), None, None, None, "stop", False)
     _print("\n2. Learn from them, and compare with the point rules on their own past", style="bold")
-    trained = _train(dataset, "90d", None, None, None, False)
+    trained = _train(dataset, _experiment(None, "90d"), None, None, False)
     _tell_trained(trained, False)
     _save_plots(trained.backtest, Path("plots"), trained.contributed)
     _print("\n3. Score the list", style="bold")
@@ -813,10 +810,9 @@ def _pairs(option: str, entries: list[str] | None, form: str) -> dict[str, str]:
 
 def _train(
     dataset: Dataset,
-    horizon: str | None,
-    experiment: Path | None,
-    rules: Path | None,
-    as_of: str | None,
+    experiment: Experiment,
+    rules: PointsTable | None,
+    until: int | None,
     quiet: bool,
     *,
     allow_leaks: bool = False,
@@ -824,19 +820,17 @@ def _train(
 ) -> Trained:
     import logging
 
-    from features.times import to_us
     from training import train as run
 
     # MLflow tells of every migration of a fresh store.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with _progress(quiet) as progress:
         return run(
-            dataset, _experiment(experiment, horizon), rules=_rules(rules),
-            until=None if as_of is None else to_us(as_of), allow_leaks=allow_leaks, dask=dask, progress=progress,
+            dataset, experiment, rules=rules, until=until, allow_leaks=allow_leaks, dask=dask, progress=progress,
         )  # fmt: skip
 
 
-def _experiment(path: Path | None, horizon: str | None) -> Any:
+def _experiment(path: Path | None, horizon: str | None) -> Experiment:
     from msgspec.structs import replace
 
     from features.times import days
@@ -846,10 +840,16 @@ def _experiment(path: Path | None, horizon: str | None) -> Any:
     return experiment if horizon is None else replace(experiment, horizon_days=days(horizon))
 
 
-def _rules(path: Path | None) -> Any:
+def _rules(path: Path | None) -> PointsTable | None:
     from models import PointsTable
 
     return None if path is None else PointsTable.read(path)
+
+
+def _instant(text: str | None) -> int | None:
+    from features.times import to_us
+
+    return None if text is None else to_us(text)
 
 
 def _tell_trained(trained: Trained, as_json: bool) -> None:

@@ -197,6 +197,25 @@ def test_a_damaged_model_is_refused(run: Runner, trained: Trained, world: Path, 
     assert not (world.parent / "a.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("commands", "option", "says"),
+    [
+        ("train search backtest", "--horizon=soon", "'soon' is not a span of time"),
+        ("train search backtest monitor", "--as-of=soon", "'soon' is not a time"),
+        ("train search backtest monitor", "--experiment=none.toml", "none.toml: not an experiment"),
+        ("train backtest", "--rules=none.toml", "none.toml: not a points table"),
+    ],
+)
+def test_the_question_is_checked_before_the_tables_are_read(
+    run: Runner, trained: Trained, tmp_path: Path, commands: str, option: str, says: str
+) -> None:
+    for command in commands.split():
+        model = ["--model", trained.bundle] if command == "monitor" else []
+        told = run(command, tmp_path / "nothing", option, *model)
+        assert (told.code, told.err[:7]) == (2, "error: "), told
+        assert says in told.err
+
+
 # --- simulate
 
 
