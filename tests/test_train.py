@@ -34,7 +34,7 @@ from training.plots import gains
 from training.promote import rollback
 from training.report import outlook_in_words, terminal_table, to_dict
 from training.simulate import simulate
-from training.train import _choose, _never_listed, _no_signal, fit
+from training.train import _choose, _never_listed, _no_signal, _widened, fit
 
 # MLflow uses what SQLAlchemy is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
@@ -492,6 +492,15 @@ def test_buyers_that_no_listing_saw_are_said(small):
     bought = int(hasty.closed[1].sum())
     assert re.match(rf"[\d,]+ of {bought:,} purchases are not learned from: .* instants, 7 days apart", note), note
     assert _never_listed(small, listings(small, until, experiment), experiment, until) == []
+
+
+def test_it_is_said_where_leads_become_rows_at_fewer_instants(small):
+    until = small.recorded_until
+    assert _widened(small, Experiment(horizon_days=4), until) == []
+    (note,) = _widened(small, Experiment(horizon_days=1), until)
+    assert re.match(r"open leads become rows every [\d.]+ days: every 0.25, a quarter of the horizon, would make", note)
+    assert _widened(small, Experiment(horizon_days=1, snapshot_every_days=0.25), until) == []
+    assert _widened(small, Experiment(horizon_days=60), until) == []
 
 
 def test_a_horizon_longer_than_the_data_is_said(store, small):

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from features.errors import TouchstoneError
 from features.history import Cohort, Dataset, Floats
-from features.times import isoformat
+from features.times import US_PER_DAY, isoformat
 from models import Candidate, Card, PointsTable, Scorer, candidates
 from models.base_rate import BaseRate
 from models.blend import Blend
@@ -31,7 +31,7 @@ from training.capacity import choose_tiers
 from training.contributions import Contributions, contributions, has_contributions
 from training.experiment import Experiment
 from training.intervals import find_spread
-from training.labels import Listings, buffer, listings
+from training.labels import MOST_ROWS, Listings, buffer, listed_every, listings
 from training.metrics import MEASURES, Estimate
 from training.outlook import Prospect, foresee
 from training.promote import Verdict, compare
@@ -139,6 +139,7 @@ def _train(
     chosen, notes = _choose(result, competing)
     if not result.judged:
         notes.append(_nothing_judged(listings(known, until, experiment), experiment))
+    notes += _widened(known, experiment, until)
     notes += _never_listed(known, listings(known, until, experiment), experiment, until)
     if rules is not None and (strangers := rules.strangers(known.history.kinds)):
         notes.append(f"no touch is of a kind that the rules name: {', '.join(strangers)}. Are they misspelt?")
@@ -327,6 +328,17 @@ def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
     )
 
 
+def _widened(known: Dataset, experiment: Experiment, until: int) -> list[str]:
+    """What is to be said where open leads become rows at fewer instants than usual."""
+    days = listed_every(known, until, experiment) / US_PER_DAY
+    if known.timeless or days <= experiment.snapshot_days:
+        return []
+    return [
+        f"open leads become rows every {days:.2g} days: every {experiment.snapshot_days:g}, a quarter of the horizon, "
+        f"would make more than {MOST_ROWS:,} rows. snapshot_every_days in the experiment sets another step."
+    ]
+
+
 def _never_listed(known: Dataset, rows: Listings, experiment: Experiment, until: int) -> list[str]:
     """What is to be said where most buyers are in no row, for they bought between two of its instants."""
     closed_at, won = known.closed
@@ -336,7 +348,8 @@ def _never_listed(known: Dataset, rows: Listings, experiment: Experiment, until:
         return []
     return [
         f"{missed:,} of {len(bought):,} purchases are not learned from: those leads had bought before any of the "
-        f"instants, {experiment.snapshot_days:g} days apart, at which open leads become rows. A smaller "
+        f"instants, {listed_every(known, until, experiment) / US_PER_DAY:.3g} days apart, at which open leads become "
+        "rows. A smaller "
         "snapshot_every_days in the experiment takes in more."
     ]
 
