@@ -110,6 +110,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Find leaks and other faults of a dataset, and say what to do; exits with 1 if one is certain."""
+    from features.words import so_many
     from training import audit as run
     from training import report
     from training.audit import mend
@@ -130,7 +131,7 @@ def audit(
         few = ", too few to tell by" if purchases < 20 else ""
         _print(
             f"certain leaks and faults: {counts['certain']}, likely ones: {counts['likely']}, notes: {counts['note']} "
-            f"({leads:,} leads, {purchases:,} purchases{few})"
+            f"({so_many(leads, 'lead')}, {so_many(purchases, 'purchase')}{few})"
         )
     if counts["certain"]:
         raise typer.Exit(1)
@@ -853,6 +854,7 @@ def _instant(text: str | None) -> int | None:
 
 
 def _tell_trained(trained: Trained, as_json: bool) -> None:
+    from features.words import so_many
     from training import report
 
     card = trained.scorer.card
@@ -874,8 +876,8 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
     _print(*report.findings_in_words(trained.findings))
     role = "champion" if trained.champion else "challenger"
     _print(
-        f"{card.model}, fitted on {rows:,} rows with {purchases:,} purchases, is version {card.version} ({role}) in "
-        f"{trained.folder}"
+        f"{card.model}, fitted on {so_many(rows, 'row')} with {so_many(purchases, 'purchase')}, is version "
+        f"{card.version} ({role}) in {trained.folder}"
     )
     if trained.verdict is not None:
         better = trained.verdict.promote and not trained.champion

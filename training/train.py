@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from features.errors import TouchstoneError
 from features.history import Cohort, Dataset, Floats
 from features.times import US_PER_DAY, isoformat
+from features.words import so_many
 from models import Candidate, Card, PointsTable, Scorer, candidates
 from models.base_rate import BaseRate
 from models.blend import Blend
@@ -77,9 +78,9 @@ class Trained:
     """What the leads that are hot now will bring, and what the hot leads of the past brought."""
 
     def _repr_html_(self) -> str:
-        card = self.scorer.card
+        card, (rows, buyers) = self.scorer.card, self.learned_from
         told = (
-            f"{card.model}, fitted on {self.learned_from[0]:,} rows with {self.learned_from[1]:,} buyers, is version "
+            f"{card.model}, fitted on {so_many(rows, 'row')} with {so_many(buyers, 'buyer')}, is version "
             f"{card.version} ({'champion' if self.champion else 'challenger'}) in {self.folder}",
             *self.notes,
             *(f"{finding.severity}: {finding.what} {finding.do}" for finding in self.findings),
@@ -313,9 +314,9 @@ def _purchases(result: Backtest) -> int:
 def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
     """What is to be said where no origin can be judged."""
     if not rows.finished:
-        known = f"no window of {experiment.horizon_days:g} days is over yet"
+        known = f"no window of {so_many(experiment.horizon_days, 'day')} is over yet"
     else:
-        known = f"{rows.buyers:,} leads bought in the {rows.finished:,} windows that are over"
+        known = f"{so_many(rows.buyers, 'lead')} bought in the {rows.finished:,} windows that are over"
     given = "their points are turned into probabilities"
     if not 0 < rows.bought.sum() < rows.finished:
         given = (
@@ -369,7 +370,7 @@ def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, li
         return among[0], notes
     if buyers < _FEW:
         notes.append(
-            f"too little evidence: {buyers} purchases to learn from (under {_FEW}). The rules are kept; "
+            f"too little evidence: {so_many(buyers, 'purchase')} to learn from (under {_FEW}). The rules are kept; "
             "their points are turned into probabilities."
         )
     names = [candidate.name for candidate in among]
