@@ -1210,7 +1210,7 @@ def test_the_example_on_the_page_is_valid(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CRM_EXPORT", str(tmp_path))
     (tmp_path / "2026").mkdir()
     page = (ROOT / "docs" / "dataset.md").read_text()
-    example = page.partition("```toml\n")[2].partition("```")[0]
+    example = "folder" + page.partition("```toml\nfolder")[2].partition("```")[0]
     config, folder = read_config(write(tmp_path, {"dataset.toml": example}) / "dataset.toml")
     assert folder == tmp_path / "2026"
     assert len(config.touchpoints) == 2 and config.kinds.drop == ("web_ping",)
