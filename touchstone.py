@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from socket import socket
 
     from features import Dataset
+    from models import PointsTable
     from serving import Settings
     from serving.store import Key, SqlStore
-    from training import Trained
+    from training import Experiment, Trained
 
 app = typer.Typer(
     help="Qualifies leads: a calibrated probability of purchase from touchpoints, proved against the point rules.",
@@ -111,7 +112,8 @@ def audit(
     on_error: OnErrorOption = "stop",
     as_json: Json = False,
 ) -> None:
-    """Find leaks and other faults of a dataset, and say what to do; exits with 1 if a leak is certain."""
+    """Find leaks and other faults of a dataset, and say what to do; exits with 1 if one is certain."""
+    from features.words import so_many
     from training import audit as run
     from training import report
     from training.audit import mend
@@ -131,8 +133,8 @@ def audit(
             _print("", "In dataset.toml this leaves out all that leaks or looks like it:", lines, "")
         few = ", too few to tell by" if purchases < 20 else ""
         _print(
-            f"certain leaks: {counts['certain']}, likely ones: {counts['likely']}, notes: {counts['note']} "
-            f"({leads:,} leads, {purchases:,} purchases{few})"
+            f"certain leaks and faults: {counts['certain']}, likely ones: {counts['likely']}, notes: {counts['note']} "
+            f"({so_many(leads, 'lead')}, {so_many(purchases, 'purchase')}{few})"
         )
     if counts["certain"]:
         raise typer.Exit(1)
@@ -159,9 +161,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Audit a dataset, learn from it, compare with the rules on its own past, and register the best model."""
+    # What is wrong with the question is said before the tables are read, here as in the other commands.
+    asked, points, until = _experiment(experiment, horizon), _rules(rules), _instant(as_of, zone, data)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
-    until = _instant(as_of, zone, data)
-    trained = _train(dataset, horizon, experiment, rules, until, as_json, allow_leaks=allow_leaks, dask=dask)
+    trained = _train(dataset, asked, points, until, as_json, allow_leaks=allow_leaks, dask=dask)
     _tell_trained(trained, as_json)
 
 
@@ -184,12 +187,11 @@ def backtest(
     from training import backtest as run
     from training import report
 
-    settings = _experiment(experiment, horizon)
+    settings, points, until = _experiment(experiment, horizon), _rules(rules), _instant(as_of, zone, data)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
         result = run(
-            dataset, settings, candidates(_rules(rules), settings=settings.model),
-            until=_instant(as_of, zone, data), progress=progress,
+            dataset, settings, candidates(points, settings=settings.model), until=until, progress=progress,
         )  # fmt: skip
     if plots is not None:
         _save_plots(result, plots)
@@ -220,10 +222,10 @@ def search(
 
     from training import search as run
 
-    asked = _experiment(experiment, horizon)
+    asked, until = _experiment(experiment, horizon), _instant(as_of, zone, data)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
-        found = run(dataset, asked, trials=trials, until=_instant(as_of, zone, data), progress=progress)
+        found = run(dataset, asked, trials=trials, until=until, progress=progress)
     written = output if found.better else None
     if written is not None:
         written.write_text(replace(asked, model=found.found).to_toml(), encoding="utf-8")
@@ -289,11 +291,11 @@ def monitor(
     from training import report
 
     scorer = load_bundle(model)
-    asked = [_instant(instant, zone, data) for instant in (as_of, since)]
+    until, first = _instant(as_of, zone, data), _instant(since, zone, data)
     settings = _experiment(experiment, None)
     dataset = _read(data, mapping, zone, date_format, on_error, as_json)
     with _progress(as_json) as progress:
-        found = run(scorer, dataset, settings, until=asked[0], since=asked[1], weeks=weeks, progress=progress)
+        found = run(scorer, dataset, settings, until=until, since=first, weeks=weeks, progress=progress)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(report.monitoring_markdown(found), encoding="utf-8")
@@ -643,7 +645,7 @@ def demo(
     run(leads, 540, seed=7).write("leads")
     dataset = _read(Path("leads"), None, None, None, "stop", False)
     _print("\n2. Learn from them, and compare with the point rules on their own past", style="bold")
-    trained = _train(dataset, "90d", None, None, None, False)
+    trained = _train(dataset, _experiment(None, "90d"), None, None, False)
     _tell_trained(trained, False)
     _save_plots(trained.backtest, Path("plots"), trained.contributed)
     _print("\n3. Score the list", style="bold")
@@ -821,9 +823,8 @@ def _pairs(option: str, entries: list[str] | None, form: str) -> dict[str, str]:
 
 def _train(
     dataset: Dataset,
-    horizon: str | None,
-    experiment: Path | None,
-    rules: Path | None,
+    experiment: Experiment,
+    rules: PointsTable | None,
     until: int | None,
     quiet: bool,
     *,
@@ -838,12 +839,11 @@ def _train(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with _progress(quiet) as progress:
         return run(
-            dataset, _experiment(experiment, horizon), rules=_rules(rules), until=until, allow_leaks=allow_leaks,
-            dask=dask, progress=progress,
+            dataset, experiment, rules=rules, until=until, allow_leaks=allow_leaks, dask=dask, progress=progress,
         )  # fmt: skip
 
 
-def _experiment(path: Path | None, horizon: str | None) -> Any:
+def _experiment(path: Path | None, horizon: str | None) -> Experiment:
     from msgspec.structs import replace
 
     from features.times import days
@@ -853,13 +853,14 @@ def _experiment(path: Path | None, horizon: str | None) -> Any:
     return experiment if horizon is None else replace(experiment, horizon_days=days(horizon))
 
 
-def _rules(path: Path | None) -> Any:
+def _rules(path: Path | None) -> PointsTable | None:
     from models import PointsTable
 
     return None if path is None else PointsTable.read(path)
 
 
 def _tell_trained(trained: Trained, as_json: bool) -> None:
+    from features.words import so_many
     from training import report
 
     card = trained.scorer.card
@@ -881,8 +882,8 @@ def _tell_trained(trained: Trained, as_json: bool) -> None:
     _print(*report.findings_in_words(trained.findings))
     role = "champion" if trained.champion else "challenger"
     _print(
-        f"{card.model}, fitted on {rows:,} rows with {purchases:,} purchases, is version {card.version} ({role}) in "
-        f"{trained.folder}"
+        f"{card.model}, fitted on {so_many(rows, 'row')} with {so_many(purchases, 'purchase')}, is version "
+        f"{card.version} ({role}) in {trained.folder}"
     )
     if trained.verdict is not None:
         better = trained.verdict.promote and not trained.champion

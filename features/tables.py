@@ -28,7 +28,7 @@ from features.parsing import TEXT, codes, distinct_integers, local_days, whole
 from features.rejects import OnError, Rejects
 from features.sources import Source
 from features.times import NEVER, find_zone
-from features.words import kind_word
+from features.words import kind_word, so_many
 
 WON = frozenset({"won", "closedwon", "win", "converted", "purchased", "purchase", "sold", "true", "yes", "1"})
 LOST = frozenset({"lost", "closedlost", "loss", "disqualified", "unqualified", "declined", "false", "no", "0"})
@@ -71,11 +71,11 @@ class ReadReport:
 
     def lines(self) -> list[str]:
         """The report in lines of text."""
-        told = [f"{count:,} rows of {name}" for name, count in self.rows.items()]
+        told = [f"{so_many(count, 'row')} of {name}" for name, count in self.rows.items()]
         told += [f"{self.duplicates:,} duplicate touches count once"] if self.duplicates else []
         told += [f"{self.automated:,} automated opens and clicks do not count"] if self.automated else []
-        told += [f"{reason}: {count:,} rows" for reason, count in self.left_out.items()]
-        told += [f"{count:,} rows set aside in {path}" for path, count in self.quarantined.items()]
+        told += [f"{reason}: {so_many(count, 'row')}" for reason, count in self.left_out.items()]
+        told += [f"{so_many(count, 'row')} set aside in {path}" for path, count in self.quarantined.items()]
         return [*told, *self.notes]
 
 

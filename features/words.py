@@ -59,6 +59,16 @@ def word_date(word: str) -> float:
     return float(datetime_us(at if at.tzinfo else at.replace(tzinfo=UTC)))
 
 
+def so_many(count: float, noun: str) -> str:
+    """Says a number of things, one of which is singular.
+
+    >>> so_many(1, "lead"), so_many(1_200, "lead"), so_many(0.5, "day")
+    ('1 lead', '1,200 leads', '0.5 days')
+    """
+    number = f"{int(count):,}" if count == int(count) else f"{count:g}"
+    return f"{number} {noun}" if count == 1 else f"{number} {noun}s"
+
+
 def number_word(number: float) -> str:
     """Writes a number as the word a CSV file would hold.
 

@@ -159,9 +159,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
     try:
         text = (folder / SUMS).read_bytes().decode("ascii")
     except FileNotFoundError:
-        raise ModelError(
-            f"{folder}: no model is here ({SUMS} is missing). Train one with `touchstone train`."
-        ) from None
+        raise ModelError(f"{folder}: no model is here ({SUMS} is missing). {_how_to_get_one(folder)}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise ModelError(f"{folder}: {SUMS} cannot be read ({problem}).") from None
     sums = {}
@@ -176,6 +174,18 @@ def _read_sums(folder: Path) -> dict[str, str]:
     if missing:
         raise ModelError(f"{folder}: {SUMS} does not name {', '.join(sorted(missing))}. Copy the folder again.")
     return sums
+
+
+def _how_to_get_one(folder: Path) -> str:
+    """What to do where there is no model; a challenger may lie beside it that training did not find worthy."""
+    challenger = folder.with_name("challenger")
+    if folder.name != "champion" or not (challenger / SUMS).exists():
+        return "Train one with `touchstone train`."
+    version = challenger.resolve().name
+    return (
+        f"Version {version} was trained, but not promoted: make it the champion with `touchstone promote --force`, or "
+        f"use it with --model {folder.with_name(version)}."
+    )
 
 
 def _digest(sums: Mapping[str, str]) -> str:

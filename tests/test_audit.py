@@ -13,6 +13,7 @@ from oracle import DAY
 from worlds import dataset_of, worlds
 
 from features import Dataset
+from features.times import isoformat
 from training import audit
 from training.audit import mend
 from training.labels import reporting_delay
@@ -229,6 +230,25 @@ def touches_of_a_wrong_year(tables):
     return tables | {"touchpoints": touches.assign(occurred_at=at, recorded_at=at)}
 
 
+def an_outcome_of_a_wrong_year(tables):
+    outcomes = tables["outcomes"]
+    at = outcomes["occurred_at"].where(outcomes.index != 10, "2062-05-05T10:00:00Z")
+    recorded = outcomes["recorded_at"].where(outcomes.index != 10, "")
+    return tables | {"outcomes": outcomes.assign(occurred_at=at, recorded_at=recorded)}
+
+
+def creations_of_no_date(tables):
+    """Two leads that did nothing yet."""
+    fresh = pd.DataFrame({"lead_id": ["a", "b"], "created_at": "2999-12-31"})
+    return tables | {"leads": pd.concat([tables["leads"], fresh], ignore_index=True).fillna("")}
+
+
+def touches_of_an_older_export(tables):
+    end = times(tables["outcomes"]["recorded_at"]).max()
+    old = times(tables["touchpoints"]["recorded_at"]) < end - pd.Timedelta("9D")
+    return tables | {"touchpoints": tables["touchpoints"][old]}
+
+
 def the_same_log_twice(tables):
     return tables | {"touchpoints": pd.concat([tables["touchpoints"], tables["touchpoints"][::20]], ignore_index=True)}
 
@@ -300,6 +320,9 @@ PLANTED = {
     },
     recorded_before_it_occurred: {("recorded_early", "touchpoints", "recorded_at"): "note"},
     touches_of_a_wrong_year: {("beyond_the_end", "touchpoints", "occurred_at"): "note"},
+    an_outcome_of_a_wrong_year: {("beyond_all", "outcomes", "occurred_at"): "certain"},
+    creations_of_no_date: {("beyond_all", "leads", "created_at"): "certain"},
+    touches_of_an_older_export: {("touches_end_early", "touchpoints", ""): "note"},
     the_same_log_twice: {("duplicates", "touchpoints", ""): "note"},
     the_same_log_under_new_numbers: {("duplicates", "touchpoints", "message_id"): "note"},
     one_thing_in_two_logs: {("twin_kinds", "touchpoints", "call_talk"): "note"},
@@ -391,6 +414,41 @@ def test_a_column_is_held_to_what_came_later_too(clean):
     dataset = Dataset.from_frames(**number_of_the_customer(clean))
     early = int(np.quantile(dataset.outcomes.known, 0.5))
     assert [(f.check, f.severity) for f in audit(dataset, early)] == [("filled_column", "certain")]
+
+
+def test_a_wrong_date_is_named_and_the_end_without_it(clean):
+    at = np.sort(Dataset.from_frames(**clean).outcomes.known)
+    dataset = Dataset.from_frames(**an_outcome_of_a_wrong_year(clean))
+    lead, last = clean["outcomes"]["lead_id"][10], Dataset.from_frames(**clean).recorded_until
+    (finding,) = audit(dataset)
+    assert finding.evidence == {
+        "rows": len(at), "wrong": 1, "dates": {lead: "2062-05-05T10:00:00Z"}, "end": isoformat(last)
+    }  # fmt: skip
+    assert f": {lead} of 2062-05-05T10:00:00Z. The record seems to go on until then" in finding.what
+    assert finding.do.endswith(f"or train with --as-of {isoformat(last)}.")
+    assert audit(dataset, last) == audit(dataset, int(at[len(at) // 2])) == ()
+
+
+def test_a_wrong_recording_is_told_from_a_wrong_outcome(clean):
+    outcomes = clean["outcomes"].copy()
+    outcomes.loc[10, "recorded_at"] = "2999-12-31"
+    assert found(clean | {"outcomes": outcomes}) == {("beyond_all", "outcomes", "recorded_at"): "certain"}
+
+
+@pytest.mark.parametrize(
+    ("days", "late", "is_told"),
+    [
+        (380, 1, True),
+        (380, 2, False),  # Of 40 leads and outcomes two are no mere slip,
+        (350, 1, False),  # less than a year is none,
+        (380, 0, False),
+    ],
+)
+def test_what_may_be_true_is_no_wrong_date(days, late, is_told):
+    tables = by_hand(["won"] * 10 + ["lost"] * 10, ["web"] * 20)
+    at = pd.Timestamp("2026-02-01T00:00:00Z") + pd.Timedelta(days=days)
+    tables["outcomes"].loc[: late - 1, "occurred_at"] = at.isoformat()
+    assert ({"beyond_all"} <= {check for check, _, _ in found(tables)}) == is_told
 
 
 # What has to be simulated anew, or needs tables of another shape.

@@ -133,6 +133,20 @@ def test_no_bundle_is_told_what_to_do(tmp_path):
     refused(tmp_path / "nowhere", "no model is here")
 
 
+def test_a_challenger_that_was_not_promoted_is_named(bundle, tmp_path):
+    folder = tmp_path / "trained"
+    shutil.copytree(bundle, folder / "7")
+    (folder / "challenger").symlink_to("7")
+    refused(
+        folder / "champion",
+        r"no model is here .*Version 7 was trained, but not promoted: .*`touchstone promote --force`, .*--model "
+        + re.escape(str(folder / "7")),
+    )
+    refused(folder / "6", "Train one with")
+    (folder / "challenger").unlink()
+    refused(folder / "champion", "Train one with")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(bundle, name):
     (bundle / name).unlink()

@@ -239,6 +239,25 @@ def test_a_damaged_model_is_refused(run: Runner, trained: Trained, world: Path, 
     assert not (world.parent / "a.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("commands", "option", "says"),
+    [
+        ("train search backtest", "--horizon=soon", "'soon' is not a span of time"),
+        ("train search backtest monitor", "--as-of=soon", "'soon' is not a time"),
+        ("train search backtest monitor", "--experiment=none.toml", "none.toml: not an experiment"),
+        ("train backtest", "--rules=none.toml", "none.toml: not a points table"),
+    ],
+)
+def test_the_question_is_checked_before_the_tables_are_read(
+    run: Runner, trained: Trained, tmp_path: Path, commands: str, option: str, says: str
+) -> None:
+    for command in commands.split():
+        model = ["--model", trained.bundle] if command == "monitor" else []
+        told = run(command, tmp_path / "nothing", option, *model)
+        assert (told.code, told.err[:7]) == (2, "error: "), told
+        assert says in told.err
+
+
 # --- simulate
 
 
@@ -396,7 +415,7 @@ def test_audit_finds_nothing_certain_in_clean_data_and_exits_with_0(run: Runner,
     told = run("audit", trained.leads)
     assert told.code == 0
     assert re.search(r"^note: .* equal another one in lead, time, kind and value", told.out, re.MULTILINE)
-    assert re.search(r"certain leaks: 0, likely ones: 0, notes: 1 \(3,000 leads, \d+ purchases\)", told.out)
+    assert re.search(r"certain leaks and faults: 0, likely ones: 0, notes: 1 \(3,000 leads, \d+ purchases\)", told.out)
     assert "dataset.toml this leaves out" not in told.out
 
 
@@ -423,7 +442,7 @@ def test_audit_names_a_certain_leak_and_exits_with_1(run: Runner, trained: Train
 def test_train_refuses_a_certain_leak(run: Runner, trained: Trained, tmp_path: Path) -> None:
     told = run("train", planted(trained, tmp_path / "leaky"), "--horizon", "60d")
     assert told.code == 1
-    assert "error: a model would learn what comes after the fact:\ntouchpoints: " in told.err
+    assert "error: a model would learn what comes after the fact, or what is not so:\ntouchpoints: " in told.err
     assert "of order_placed" in told.err
     assert told.err.endswith("train all the same with --allow-leaks (allow_leaks=True).\n")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "leaky"]

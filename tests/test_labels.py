@@ -15,7 +15,16 @@ from features.feature import FeatureSet
 from features.history import Outcomes
 from features.times import NEVER, isoformat, to_us
 from training import Experiment
-from training.labels import bought_within, buffer, completed, listings, reporting_delay, snapshots, still_open
+from training.labels import (
+    bought_within,
+    buffer,
+    completed,
+    listed_every,
+    listings,
+    reporting_delay,
+    snapshots,
+    still_open,
+)
 from training.simulate import simulate
 
 AS_OF = to_us("2026-01-11")
@@ -366,6 +375,30 @@ def test_the_order_of_the_leads_table_does_not_order_the_rows():
 
     assert rows(leads) == rows(leads[::-1].reset_index(drop=True))
     assert [name for name, _ in rows(leads)[:3]] == ["a", "b", "c"]
+
+
+def test_of_very_many_rows_fewer_are_made(monkeypatch):
+    """Twenty leads that are open for a hundred days, listed every six hours by a horizon of one day."""
+    ids = [f"L{k}" for k in range(20)]
+    leads = pd.DataFrame({"lead_id": ids, "created_at": "2026-01-01T00:00:00Z"})
+    known, until = Dataset.from_frames(leads=leads), to_us("2026-04-11")
+
+    def rows(horizon=1.0, **changes):
+        experiment = Experiment(horizon_days=horizon, reporting_delay_days=0, **changes)
+        found, every = listings(known, until, experiment), listed_every(known, until, experiment) / DAY
+        instants = np.unique(found.cohort.as_of[: found.finished])
+        assert (np.diff(instants) == every * DAY).all()
+        return every, len(found.cohort) // 20
+
+    assert rows() == (0.25, 399)
+    monkeypatch.setattr("training.labels.MOST_ROWS", 2_000)
+    every, instants = rows()
+    assert every == 1.0 and 98 <= instants <= 100
+    assert rows(snapshot_every_days=0.25) == (0.25, 399)
+    monkeypatch.setattr("training.labels.MOST_ROWS", 10)
+    assert rows()[0] == 7.0
+    assert rows(horizon=28.0)[0] == 7.0
+    assert rows(horizon=40.0)[0] == 10.0
 
 
 def test_a_planned_appointment_does_not_end_the_record():

@@ -233,7 +233,7 @@ def test_few_purchases_prove_nothing_and_many_that_do_not_come_do(dataset, score
     )
     few = monitor(late, some(dataset, 20), MONTH)
     assert few.holds is None and 0 < few.matured.buyers < 10
-    assert few.says.startswith(f"too little to tell, for {few.matured.buyers} leads have bought: predicts"), few.says
+    assert few.says.startswith(f"too little to tell, for {few.matured.buyers} have bought: predicts"), few.says
     none = monitor(scorer, without_purchases(dataset, to_us("2025-10-01")), MONTH)
     assert none.holds is False
     assert re.match(r"predicts that [\d.]+% buy, and none of [\d,]+ did \[0 %, 0\.\d\d%\]: train again", none.says)

@@ -13,7 +13,7 @@ from features.times import US_PER_DAY, isoformat
 from models import Card, candidates, load_bundle
 from training import Experiment, backtest, tracking, train
 from training.metrics import Estimate
-from training.promote import _decide, compare, judge, promote, rollback
+from training.promote import Verdict, _decide, compare, judge, promote, rollback
 from training.simulate import simulate
 from training.train import fit
 
@@ -208,6 +208,14 @@ def test_without_a_model_there_is_nothing_to_promote(store):
 def test_a_version_that_is_not_there(two):
     with pytest.raises(TouchstoneError, match="there is no version 7"):
         promote("7", folder=two[0])
+
+
+def test_one_lead_is_singular():
+    verdict = Verdict(
+        champion="1", challenger="2", promote=True, says="it is better",
+        moves=(("a", "cold", "warm"), ("b", "cold", "hot"), ("c", "cold", "hot")),
+    )  # fmt: skip
+    assert verdict.lines()[1:] == ["  cold -> hot: 2 leads: b, c", "  cold -> warm: 1 lead: a"]
 
 
 def test_a_log_without_signal_is_called_so_and_not_promoted(store):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from oracle import DAY
 from rich.console import Console
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import GroupKFold
 from small import PLENTY
 from worlds import table
@@ -34,7 +34,7 @@ from training.plots import gains
 from training.promote import rollback
 from training.report import outlook_in_words, terminal_table, to_dict
 from training.simulate import simulate
-from training.train import _choose, _never_listed, _no_signal, fit
+from training.train import _choose, _never_listed, _no_signal, _widened, fit
 
 # MLflow uses what SQLAlchemy is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:sqlalchemy.exc.SADeprecationWarning")
@@ -395,6 +395,30 @@ def test_rules_that_know_more_than_the_base_rate_are_not_called_no_signal():
     assert notes == ["blend is not proved better than the base rate, and the rules are: they are kept."]
 
 
+def test_it_is_said_why_the_blend_is_taken_where_the_rules_did_better():
+    rng, rows = np.random.default_rng(3), np.arange(20_000)
+    truth = np.where(rows % 2, 0.02, 0.20)
+    bought = rng.random(20_000) < truth
+    noisy = sorted(
+        (truth * np.exp(0.1 * rng.standard_normal(20_000)) for _ in range(2)), key=lambda p: log_loss(bought, p)
+    )
+    competing = candidates()
+
+    def told(**said):
+        said |= {"base_rate": np.full(20_000, bought.mean())}
+        probability = {c.name: said.get(c.name, noisy[1]) for c in competing}
+        result = Backtest(Experiment(), rows, 0 * rows, bought, probability, {0: (5_000, 400)})
+        return _choose(result, competing)
+
+    chosen, notes = told(rules=noisy[0])
+    assert chosen.name == "blend"
+    assert notes == [
+        "blend is taken all the same: it is not proved worse than the rules, and learns more as buyers come."
+    ]
+    assert told(rules=np.full(20_000, 0.11))[1] == []
+    assert told(rules=truth, blend=truth[::-1])[0].name == "rules"
+
+
 def test_without_purchases_the_rules_serve_and_nothing_is_said_to_be_proved(store, small):
     none = with_purchases(small, 0)
     trained = train(none, QUICK, folder=store / "trained")
@@ -468,6 +492,15 @@ def test_buyers_that_no_listing_saw_are_said(small):
     bought = int(hasty.closed[1].sum())
     assert re.match(rf"[\d,]+ of {bought:,} purchases are not learned from: .* instants, 7 days apart", note), note
     assert _never_listed(small, listings(small, until, experiment), experiment, until) == []
+
+
+def test_it_is_said_where_leads_become_rows_at_fewer_instants(small):
+    until = small.recorded_until
+    assert _widened(small, Experiment(horizon_days=4), until) == []
+    (note,) = _widened(small, Experiment(horizon_days=1), until)
+    assert re.match(r"open leads become rows every [\d.]+ days: every 0.25, a quarter of the horizon, would make", note)
+    assert _widened(small, Experiment(horizon_days=1, snapshot_every_days=0.25), until) == []
+    assert _widened(small, Experiment(horizon_days=60), until) == []
 
 
 def test_a_horizon_longer_than_the_data_is_said(store, small):

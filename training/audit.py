@@ -29,7 +29,7 @@ from features.words import word_date
 from training.labels import reporting_delay
 
 Severity = Literal["certain", "likely", "note"]
-"""A leak beyond doubt; what looks like one, for the user to judge; what is worth knowing."""
+"""A leak or a wrong date beyond doubt; what looks like one, for the user to judge; what is worth knowing."""
 
 _FEW = 20
 """Leads below which nothing is said of a share."""
@@ -45,6 +45,9 @@ _SECOND = 1_000_000
 _HOUR = 3_600 * _SECOND
 _BOT_HOUR, _BOT_DAY, _BOT_REGULAR = 360, 1_000, 50
 """Touches in an hour, in a day, and in a row at equal gaps, that no person makes."""
+_MANY = 1_000
+"""Touches below which a silence at their end says nothing."""
+_WEEK, _YEAR = 7 * US_PER_DAY, 365 * US_PER_DAY
 _STATES = frozenset({
     "closed", "conversion", "converted", "disposition", "forecast", "grade", "index", "last", "latest", "lifecycle",
     "lost", "modified", "outcome", "priority", "probability", "profile", "quality", "rating", "recent", "score",
@@ -160,6 +163,28 @@ class _Case:
         return np.where(self.closed == NEVER, NEVER, self.closed - span)
 
     @cached_property
+    def impossible(self) -> int:
+        """The instant beyond which the few creations and outcomes that there are must be misdated; NEVER if none is.
+
+        It lies more than a year, and a quarter of the record's span, after all but one in a thousand of what happened.
+        """
+        dataset = self.dataset
+        times = np.concatenate([dataset.created_at, dataset.outcomes.known])
+        if len(times) < _FEW:
+            return NEVER
+        times = np.sort(np.concatenate([times, dataset.history.known]))
+        few = max(1, len(times) // 1_000)
+        first, last = int(times[few]), int(times[-1 - few])
+        limit = last + max(_YEAR, (last - first) // 4)
+        return limit if dataset.recorded_until - 1 > limit else NEVER
+
+    @cached_property
+    def end(self) -> int:
+        """The end of the record, as `recorded_until` but for what is misdated."""
+        times = np.concatenate([self.dataset.created_at, self.dataset.outcomes.known])
+        return int(times[times <= self.impossible].max(initial=-1)) + 1
+
+    @cached_property
     def created_from(self) -> Ints:
         """(leads,) the earliest instant at which it may have been created: a bare date lasts its day."""
         created = self.dataset.created_at
@@ -201,7 +226,7 @@ class _Case:
     @cached_property
     def settled(self) -> Bools:
         """(events,) which came so early that the outcome of their day would have been reported by now."""
-        return np.asarray(self.events.at < self.dataset.recorded_until - reporting_delay(self.dataset))
+        return np.asarray(self.events.at < self.end - reporting_delay(self.dataset))
 
     @cached_property
     def late(self) -> Bools:
@@ -540,7 +565,7 @@ def _recorded_early(case: _Case) -> Iterator[Finding]:
 
 def _beyond_the_end(case: _Case) -> Iterator[Finding]:
     """Touches later than anything else: planned, of a wrong year, or of a record whose outcomes stopped."""
-    at, end = case.dataset.history.at, case.dataset.recorded_until
+    at, end = case.dataset.history.at, case.end
     told = np.concatenate([case.dataset.created_at, case.dataset.outcomes.known])
     if not len(at) or len(told) < _FEW:
         return
@@ -556,6 +581,54 @@ def _beyond_the_end(case: _Case) -> Iterator[Finding]:
         "See whether they are planned, of a wrong year, or whether leads and outcomes of that time are missing; the "
         "record counts as ended before them.",
         {"touches": len(at), "beyond": int(beyond.sum()), "last": isoformat(int(at.max())), "end": isoformat(end)},
+    )  # fmt: skip
+
+
+def _beyond_all(case: _Case) -> Iterator[Finding]:
+    """Creations and outcomes of a wrong year: the record seems to go on until then."""
+    dataset, outcomes, end = case.dataset, case.dataset.outcomes, isoformat(case.end)
+    for table, lead, at, occurred in (
+        ("leads", np.arange(len(dataset)), dataset.created_at, None),
+        ("outcomes", outcomes.lead, outcomes.known, outcomes.at),
+    ):
+        wrong = np.flatnonzero(at > case.impossible)
+        if not len(wrong):
+            continue
+        wrong = wrong[np.lexsort((dataset.rank[lead[wrong]], -at[wrong]))]
+        late = occurred is None or bool((occurred[wrong] > case.impossible).any())
+        column = "created_at" if occurred is None else "occurred_at" if late else "recorded_at"
+        dates = {str(dataset.ids[lead[row]]): isoformat(int(at[row])) for row in wrong[:5]}
+        told = [f"{name} of {date}" for name, date in dates.items()]
+        more = f" and {len(wrong) - 5:,} more" if len(wrong) > 5 else ""
+        yield Finding(
+            "beyond_all", "certain", table, column,
+            f"{table}: {_share(len(wrong), len(at))} times in {column} lie more than a year after all else, which ends "
+            f"at {end}: {', '.join(told)}{more}. The record seems to go on until then, and leads that may still buy "
+            "count as if they had not.",
+            f"Correct these rows; or, if such a date stands for none, name its word in missing = [...] under "
+            f"[{table}] in dataset.toml (--on-error quarantine sets rows aside that have no other); or train with "
+            f"--as-of {end}.",
+            {"rows": len(at), "wrong": len(wrong), "dates": dates, "end": end},
+        )  # fmt: skip
+
+
+def _touches_end_early(case: _Case) -> Iterator[Finding]:
+    """Touches that stop long before leads and outcomes do, as of an older export."""
+    known, end = np.sort(case.dataset.history.known), case.end
+    if len(known) < _MANY or known[-1] - known[0] < _WEEK:
+        return
+    quiet, gap, last = end - int(known[-1]), int(np.diff(known).max()), isoformat(int(known[-1]))
+    if quiet <= max(_WEEK, 3 * gap):
+        return
+    yield Finding(
+        "touches_end_early", "note", "touchpoints", "",
+        f"touchpoints: the last of {len(known):,} touches is of {last}, {quiet / US_PER_DAY:,.1f} days before the "
+        f"last lead or outcome that is known ({isoformat(end - 1)}); before, {gap / US_PER_DAY:,.1f} days at most lay "
+        "between two.",
+        "Export the touches of that time too: leads look as if they had fallen silent. Or train with "
+        f"--as-of {isoformat(int(known[-1]) + 1)}.",
+        {"touches": len(known), "last": last, "end": isoformat(end), "quiet_days": quiet / US_PER_DAY,
+         "longest_gap_days": gap / US_PER_DAY},
     )  # fmt: skip
 
 
@@ -685,7 +758,7 @@ def _drift(case: _Case) -> Iterator[Finding]:
         return
     # The sooner a purchase counts, the sharper it tells when things changed.
     span = max(US_PER_DAY, int(np.quantile(spans[bought], 0.25)))
-    mature = np.flatnonzero(case.own & (created + span + reporting_delay(case.dataset) < case.dataset.recorded_until))
+    mature = np.flatnonzero(case.own & (created + span + reporting_delay(case.dataset) < case.end))
     soon = bought[mature] & (spans[mature] <= span)
     if not soon.any():
         return
@@ -725,6 +798,8 @@ CHECKS: tuple[Callable[[_Case], Iterable[Finding]], ...] = (
     _no_creation,
     _recorded_early,
     _beyond_the_end,
+    _beyond_all,
+    _touches_end_early,
     _duplicates,
     _twin_kinds,
     _bots,

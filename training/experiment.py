@@ -35,7 +35,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     first_origin: str | None = None
     """The earliest origin; if left out, the last origin is the latest one whose horizon is over."""
     snapshot_every_days: Days | None = None
-    """The step between the instants at which open leads become training rows; a quarter of the horizon if left out."""
+    """The step between the instants at which open leads become training rows; if left out a quarter of the horizon,
+    or up to a week where that would make more than half a million rows."""
     reporting_delay_days: Annotated[float, msgspec.Meta(ge=0, le=3650)] | None = None
     """How long after a purchase it is known; estimated from `recorded_at` if left out."""
     capacity: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.10
@@ -94,7 +95,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def snapshot_days(self) -> float:
-        """The step between training snapshots in days."""
+        """The step between training snapshots in days, before it is widened for data of very many rows."""
         return self.snapshot_every_days or self.horizon_days / 4
 
 

@@ -21,6 +21,11 @@ _REPORTED = 0.95
 _QUARTERS = 4
 """A window that is not over is a row if at least one of so many parts of it is."""
 
+MOST_ROWS = 500_000
+"""About as many rows are enough: where the step is ours to choose, it is widened until there are no more."""
+_WIDEST = 7 * US_PER_DAY
+"""How far the step is widened for that."""
+
 
 def bought_within(dataset: Dataset, cohort: Cohort, horizon: int) -> Bools:
     """Whether each row's lead bought in [as_of, as_of + horizon); the horizon in microseconds."""
@@ -48,6 +53,20 @@ def buffer(known: Dataset, experiment: Experiment) -> int:
     """Microseconds after the end of a window from which on it counts as reported."""
     delay = experiment.reporting_delay_days
     return reporting_delay(known) if delay is None else round(delay * US_PER_DAY)
+
+
+def listed_every(known: Dataset, until: int, experiment: Experiment) -> int:
+    """Microseconds between the instants at which open leads become rows, as known at `until`.
+
+    The experiment's; if left out a quarter of the horizon, or up to a week where that would make more than `MOST_ROWS`
+    rows: of a lead that is listed every few hours for months, nearly all rows tell the same.
+    """
+    every = round(experiment.snapshot_days * US_PER_DAY)
+    if experiment.snapshot_every_days is not None or every >= _WIDEST:
+        return every
+    open_for = np.minimum(np.minimum(known.closed[0], known.merged_at), until) - known.created_at
+    # Divided before it is summed up: the spans of a million leads would overflow, and floats hang on their order.
+    return min(max(every, int((np.maximum(open_for, 0) // MOST_ROWS).sum())), _WIDEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +136,9 @@ def listings(known: Dataset, until: int, experiment: Experiment) -> Listings:
         return _of_list(known, experiment.horizon)
     horizon, over = experiment.horizon, until - buffer(known, experiment)
     start = int(known.created_at.min(initial=over - horizon)) + 1
-    finished = Cohort.grid(known, every=experiment.snapshot_days, start=start, stop=over - horizon)
-    step = max(round(experiment.snapshot_days * US_PER_DAY), horizon // _QUARTERS)
+    every = listed_every(known, until, experiment)
+    finished = Cohort.grid(known, every=every / US_PER_DAY, start=start, stop=over - horizon)
+    step = max(every, horizon // _QUARTERS)
     instants = range(over - horizon + step, over - horizon // _QUARTERS + 1, step)
     cohort = Cohort.concat([finished, *(known.open_at(t) for t in instants if t >= start)])
     cohort = cohort[still_open(known, cohort)]

@@ -190,7 +190,10 @@ def _verdict(matured: Matured | None, from_day: str) -> tuple[bool | None, str]:
     if not ratio.low <= 1 <= ratio.high:
         return False, f"{told}: {again}"
     if matured.buyers < _FEW:
-        return None, f"too little to tell, for {matured.buyers} leads have bought: {told}"
+        return (
+            None,
+            f"too little to tell, for {matured.buyers} {'has' if matured.buyers == 1 else 'have'} bought: {told}",
+        )
     if slope is not None and matured.buyers >= _SOME and not slope.low <= 1 <= slope.high:
         how = "exaggerates" if slope.value < 1 else "understates"
         return False, (

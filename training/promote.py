@@ -15,6 +15,7 @@ import numpy as np
 from features.errors import TouchstoneError
 from features.history import Bools, Cohort, Dataset, Floats
 from features.times import to_us
+from features.words import so_many
 from models import TIERS, Scorer
 from training import tracking
 from training.backtest import Backtest
@@ -51,7 +52,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         for (now, then), count in sorted(counts.items()):
             mine = [lead for lead, *move in self.moves if move == [now, then]]
             more = f" and {count - shown:,} more" if count > shown else ""
-            told.append(f"  {now} -> {then}: {count:,} leads: {', '.join(mine[:shown])}{more}")
+            told.append(f"  {now} -> {then}: {so_many(count, 'lead')}: {', '.join(mine[:shown])}{more}")
         return told
 
 
@@ -65,14 +66,14 @@ def compare(champion: Scorer, challenger: Scorer, name: str, result: Backtest, k
     about = dict(champion=champion.card.version, challenger=challenger.card.version, moves=tuple(moves))
     if champion.card.horizon_days != result.experiment.horizon_days:
         says = (
-            f"it answers another question, {result.experiment.horizon_days:g} days ahead instead of "
+            f"it answers another question, {so_many(result.experiment.horizon_days, 'day')} ahead instead of "
             f"{champion.card.horizon_days:g}; nothing can be compared"
         )
         return Verdict(promote=False, says=says, **about)  # type: ignore[arg-type]
     if not 0 < result.bought[rows].sum() < rows.sum():
         says = (
-            f"no evidence yet: no purchase is known within {champion.card.horizon_days:g} days after an origin that "
-            f"the champion, which knows all until {champion.card.known_until[:10]}, has not learned from"
+            f"no evidence yet: no purchase is known within {so_many(champion.card.horizon_days, 'day')} after an "
+            f"origin that the champion, which knows all until {champion.card.known_until[:10]}, has not learned from"
         )
         return Verdict(promote=False, says=says, **about)  # type: ignore[arg-type]
     found = evaluate(

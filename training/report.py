@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from features.times import isoformat
+from features.words import so_many
 from training.audit import Finding
 from training.backtest import Backtest
 from training.metrics import MEASURES, Estimate
@@ -96,7 +97,7 @@ def heading(result: Backtest) -> str:
     return (
         f"Backtest over {len(result.origins)} origins from {first} to {last}: open leads were scored "
         f"{len(result.lead):,} times, and {int(result.bought.sum()):,} times ({result.bought.mean():.2%}) "
-        f"a purchase came within {result.experiment.horizon_days:g} days"
+        f"a purchase came within {so_many(result.experiment.horizon_days, 'day')}"
     )
 
 
@@ -119,7 +120,7 @@ def gains_in_words(result: Backtest) -> list[str]:
 
 def outlook_in_words(outlook: Prospect) -> list[str]:
     """What the hot leads of the past brought, beside the rules, and what those of now will bring."""
-    before, days = [] if outlook.past is None else [_past_in_words(outlook.past)], f"{outlook.horizon_days:g} days"
+    before, days = [] if outlook.past is None else [_past_in_words(outlook.past)], so_many(outlook.horizon_days, "day")
     if not outlook.open:
         return before
     room = "" if outlook.room is None else f"; there is room for {outlook.room:,.0f} in {days}, those to come included"
@@ -163,19 +164,21 @@ def findings_in_words(findings: Sequence[Finding]) -> list[str]:
 
 def monitoring_in_words(found: Monitoring) -> list[str]:
     """The verdict on a model, what it rests on, and what limits it."""
-    lines = [f"version {found.version}, {found.horizon_days:g} days ahead: {found.says}"]
+    lines = [f"version {found.version}, {so_many(found.horizon_days, 'day')} ahead: {found.says}"]
     if (matured := found.matured) is not None:
         lines.append(
-            f"{matured.all.rows:,} predictions of {matured.instants} weekly instants from {matured.first[:10]} to "
-            f"{matured.last[:10]} have matured; in {matured.purchases:,} a purchase came, of {matured.buyers:,} leads"
+            f"{so_many(matured.all.rows, 'prediction')} of {so_many(matured.instants, 'weekly instant')} from "
+            f"{matured.first[:10]} to {matured.last[:10]} have matured; in {matured.purchases:,} a purchase came, of "
+            f"{so_many(matured.buyers, 'lead')}"
         )
     if (drift := found.drift) is not None:
         all_of = (drift.probability, *drift.inputs)
         drifted = [one for one in all_of if one.drifted]
         told = f"{len(drifted)} of {len(all_of)} columns, which chance alone does once in twenty looks"
         lines.append(
-            f"{drift.now:,} leads open on {found.until[:10]} beside {drift.then:,} open on {found.known_until[:10]}, "
-            f"all up to {drift.max_age_days:.0f} days old: {told if drifted else 'no drift beyond chance'}"
+            f"{so_many(drift.now, 'lead')} open on {found.until[:10]} beside {drift.then:,} open on "
+            f"{found.known_until[:10]}, all up to {drift.max_age_days:.0f} days old: "
+            f"{told if drifted else 'no drift beyond chance'}"
         )
         lines += [f"  {one.says} ({_size(one.psi)}: PSI {one.psi:.2f})" for one in drifted]
     return [*lines, *found.notes]

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from features.errors import TouchstoneError
 from features.history import Cohort, Dataset, Floats
-from features.times import isoformat
+from features.times import US_PER_DAY, isoformat
+from features.words import so_many
 from models import Candidate, Card, PointsTable, Scorer, candidates
 from models.base_rate import BaseRate
 from models.blend import Blend
@@ -31,7 +32,7 @@ from training.capacity import choose_tiers
 from training.contributions import Contributions, contributions, has_contributions
 from training.experiment import Experiment
 from training.intervals import find_spread
-from training.labels import Listings, buffer, listings
+from training.labels import MOST_ROWS, Listings, buffer, listed_every, listings
 from training.metrics import MEASURES, Estimate
 from training.outlook import Prospect, foresee
 from training.promote import Verdict, compare
@@ -77,9 +78,9 @@ class Trained:
     """What the leads that are hot now will bring, and what the hot leads of the past brought."""
 
     def _repr_html_(self) -> str:
-        card = self.scorer.card
+        card, (rows, buyers) = self.scorer.card, self.learned_from
         told = (
-            f"{card.model}, fitted on {self.learned_from[0]:,} rows with {self.learned_from[1]:,} buyers, is version "
+            f"{card.model}, fitted on {so_many(rows, 'row')} with {so_many(buyers, 'buyer')}, is version "
             f"{card.version} ({'champion' if self.champion else 'challenger'}) in {self.folder}",
             *self.notes,
             *(f"{finding.severity}: {finding.what} {finding.do}" for finding in self.findings),
@@ -139,6 +140,7 @@ def _train(
     chosen, notes = _choose(result, competing)
     if not result.judged:
         notes.append(_nothing_judged(listings(known, until, experiment), experiment))
+    notes += _widened(known, experiment, until)
     notes += _never_listed(known, listings(known, until, experiment), experiment, until)
     if rules is not None and (strangers := rules.strangers(known.history.kinds)):
         notes.append(f"no touch is of a kind that the rules name: {', '.join(strangers)}. Are they misspelt?")
@@ -278,8 +280,8 @@ def _refuse_leaks(findings: tuple[Finding, ...]) -> None:
     if certain:
         told = "\n".join(f"{finding.what} {finding.do}" for finding in certain)
         raise TouchstoneError(
-            f"a model would learn what comes after the fact:\n{told}\n"
-            "Leave it out, or train all the same with --allow-leaks (allow_leaks=True)."
+            f"a model would learn what comes after the fact, or what is not so:\n{told}\n"
+            "Mend it, or train all the same with --allow-leaks (allow_leaks=True)."
         )
 
 
@@ -312,9 +314,9 @@ def _purchases(result: Backtest) -> int:
 def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
     """What is to be said where no origin can be judged."""
     if not rows.finished:
-        known = f"no window of {experiment.horizon_days:g} days is over yet"
+        known = f"no window of {so_many(experiment.horizon_days, 'day')} is over yet"
     else:
-        known = f"{rows.buyers:,} leads bought in the {rows.finished:,} windows that are over"
+        known = f"{so_many(rows.buyers, 'lead')} bought in the {rows.finished:,} windows that are over"
     given = "their points are turned into probabilities"
     if not 0 < rows.bought.sum() < rows.finished:
         given = (
@@ -327,6 +329,17 @@ def _nothing_judged(rows: Listings, experiment: Experiment) -> str:
     )
 
 
+def _widened(known: Dataset, experiment: Experiment, until: int) -> list[str]:
+    """What is to be said where open leads become rows at fewer instants than usual."""
+    days = listed_every(known, until, experiment) / US_PER_DAY
+    if known.timeless or days <= experiment.snapshot_days:
+        return []
+    return [
+        f"open leads become rows every {days:.2g} days: every {experiment.snapshot_days:g}, a quarter of the horizon, "
+        f"would make more than {MOST_ROWS:,} rows. snapshot_every_days in the experiment sets another step."
+    ]
+
+
 def _never_listed(known: Dataset, rows: Listings, experiment: Experiment, until: int) -> list[str]:
     """What is to be said where most buyers are in no row, for they bought between two of its instants."""
     closed_at, won = known.closed
@@ -336,7 +349,8 @@ def _never_listed(known: Dataset, rows: Listings, experiment: Experiment, until:
         return []
     return [
         f"{missed:,} of {len(bought):,} purchases are not learned from: those leads had bought before any of the "
-        f"instants, {experiment.snapshot_days:g} days apart, at which open leads become rows. A smaller "
+        f"instants, {listed_every(known, until, experiment) / US_PER_DAY:.3g} days apart, at which open leads become "
+        "rows. A smaller "
         "snapshot_every_days in the experiment takes in more."
     ]
 
@@ -356,7 +370,7 @@ def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, li
         return among[0], notes
     if buyers < _FEW:
         notes.append(
-            f"too little evidence: {buyers} purchases to learn from (under {_FEW}). The rules are kept; "
+            f"too little evidence: {so_many(buyers, 'purchase')} to learn from (under {_FEW}). The rules are kept; "
             "their points are turned into probabilities."
         )
     names = [candidate.name for candidate in among]
@@ -367,4 +381,8 @@ def _choose(result: Backtest, competing: list[Candidate]) -> tuple[Candidate, li
     if buyers >= _FEW and _signal(result, best).low <= 0 < _signal(result, "rules").low:
         notes.append(f"{best} is not proved better than the base rate, and the rules are: they are kept.")
         best = "rules"
+    elif best == Blend.name and result.best(list(result.probability)) == "rules" and _signal(result, best).low > 0:
+        notes.append(
+            f"{best} is taken all the same: it is not proved worse than the rules, and learns more as buyers come."
+        )
     return next(candidate for candidate in among if candidate.name == best), notes
