@@ -142,7 +142,8 @@ def few(leads: int, days: int, buyers: int, fresh: int, seed: int) -> Found:
     def reached(scorer: Scorer) -> float:
         return efficiency(truth, scorer.predict(other.known, cohort))
 
-    competing = [candidate for candidate in candidates() if not candidate.peer]
+    # Of the peers just the one that signal is told by.
+    competing = [candidate for candidate in candidates() if not candidate.peer or candidate.name == BaseRate.name]
     chosen, _ = _choose(replay(known, EXPERIMENT, competing, end), competing)
     scorers = {name: fitted(known, name, EXPERIMENT, end) for name in {"rules", chosen.name}}
     return {
