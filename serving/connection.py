@@ -90,7 +90,7 @@ class Patient(HttpToolsProtocol):
 class Joined:
     """A transport that sends at once what is written to it while the event loop turns once.
 
-    uvicorn writes an answer's headers and its body apart, which takes the kernel twice as long.
+    uvicorn writes an answer's headers and its body apart: two calls of the kernel for one answer.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
