@@ -490,5 +490,6 @@ def _column(table: Table, name: str) -> Column[Any]:
 def _held(connection: Connection, tenant: str, lead_ids: Iterable[str], *, key_share: bool = False) -> list[str]:
     """Those of some leads that are there, which nobody else deletes until the transaction ends."""
     leads = tables.leads.c
-    query = select(leads.lead_id).where(leads.tenant == tenant, leads.lead_id.in_([*lead_ids]))
+    # In one order, or two who hold some of the same wait for each other.
+    query = select(leads.lead_id).where(leads.tenant == tenant, leads.lead_id.in_([*lead_ids])).order_by(leads.lead_id)
     return [*connection.scalars(query.with_for_update(read=key_share, key_share=key_share))]
