@@ -86,7 +86,8 @@ def _of_files(paths: list[Path], asked: Path, columns: Mapping[str, str]) -> Inp
     if not files["touchpoints"] and not files["leads"]:
         raise TableError(f"{asked}: matches no touchpoints and no leads (.csv, .csv.gz or .parquet). Name others.")
     inside = {str(path): _data_in(path) for path in paths if path.is_dir()}
-    unread = [name for name, data in inside.items() if data and not {*data} & {*paths}]
+    matched = {*paths}
+    unread = [name for name, data in inside.items() if data and matched.isdisjoint(data)]
     notes = [f"{asked}: not read, for the pattern matches the folder and no file in it: {listed(unread)}"]
     tables = {table: tuple(mine) for table, mine in files.items()}
     return Input(asked.parent, DatasetConfig(), tables, notes if unread else [])
