@@ -22,7 +22,7 @@ _QUARTERS = 4
 """A window that is not over is a row if at least one of so many parts of it is."""
 
 MOST_ROWS = 500_000
-"""About as many rows are enough: where the step is ours to choose, it is widened until there are no more."""
+"""Where the step is ours to choose, it is widened until there are about as many rows at most."""
 _WIDEST = 7 * US_PER_DAY
 """How far the step is widened for that."""
 

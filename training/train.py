@@ -138,10 +138,10 @@ def _train(
     competing = candidates(rules, settings=experiment.model)
     result = replay(known, experiment, competing, until, progress)
     chosen, notes = _choose(result, competing)
+    rows = listings(known, until, experiment)
     if not result.judged:
-        notes.append(_nothing_judged(listings(known, until, experiment), experiment))
-    notes += _widened(known, experiment, until)
-    notes += _never_listed(known, listings(known, until, experiment), experiment, until)
+        notes.append(_nothing_judged(rows, experiment))
+    notes += [*_widened(known, experiment, until), *_never_listed(known, rows, experiment, until)]
     if rules is not None and (strangers := rules.strangers(known.history.kinds)):
         notes.append(f"no touch is of a kind that the rules name: {', '.join(strangers)}. Are they misspelt?")
     no_signal = _no_signal(result, chosen)
@@ -350,8 +350,7 @@ def _never_listed(known: Dataset, rows: Listings, experiment: Experiment, until:
     return [
         f"{missed:,} of {len(bought):,} purchases are not learned from: those leads had bought before any of the "
         f"instants, {listed_every(known, until, experiment) / US_PER_DAY:.3g} days apart, at which open leads become "
-        "rows. A smaller "
-        "snapshot_every_days in the experiment takes in more."
+        "rows. A smaller snapshot_every_days in the experiment takes in more."
     ]
 
 
