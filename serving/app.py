@@ -100,7 +100,7 @@ def create_app(scorer: Scorer, store: Store, settings: Settings | None = None, a
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    # For what answers with an address: those operations, and the documents.
+    # For what answers with an address: the documents, and operations that are `addressed`.
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1"))
     _describe(app, all_operations)
     return app
