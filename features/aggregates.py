@@ -551,15 +551,16 @@ classes."""
 
 @njit(cache=True)
 def _see(
-    seen: _Touches, lo: int, hi: int, as_of: int, without: int, at: Ints, known: Ints, kind: Codes, value: Floats
-) -> int:
+    seen: _Touches, lo: int, hi: int, as_of: int, without: int, at: Ints, known: Ints, hidden: Ints, kind: Codes,
+    value: Floats,
+) -> int:  # fmt: skip
     """Gathers the touches that were known before as_of, but for those of one kind, or of every; returns how many."""
     age, when, what, worth = seen
     n = 0
     if without == EVERY:
         return n
     for i in range(lo, hi):
-        if known[i] < as_of and kind[i] != without:
+        if known[i] < as_of and kind[i] != without and not (len(hidden) and hidden[i] < as_of):
             age[n], when[n], what[n], worth[n] = as_of - at[i], at[i], kind[i], value[i]
             n += 1
     return n
@@ -866,7 +867,7 @@ def _read(cell: float, how: Ints, tables: Floats) -> float:
 def run(
     ops: Ints, parameters: Floats, start_row: Floats, room: int, slots: Codes, how: Ints, tables: Floats,
     start: Ints, stop: Ints, lead: Ints, as_of: Ints, no_kind: Codes, no_column: Codes, created_at: Ints,
-    at: Ints, known: Ints, kind: Codes, value: Floats,
+    at: Ints, known: Ints, hidden: Ints, kind: Codes, value: Floats,
     cells: Floats, fact_offsets: Ints, fact_at: Ints, fact_known: Ints, fact_column: Codes, fact_value: Floats,
     out: Matrix,
 ) -> None:  # fmt: skip
@@ -893,7 +894,8 @@ def run(
                 mine[:] = np.nan
             elif len(no_column) and no_column[r] >= 0:
                 mine[no_column[r]] = np.nan
-        known_by_now = _see(seen, start[r], stop[r], now, no_kind[r] if len(no_kind) else -1, at, known, kind, value)
+        spared = no_kind[r] if len(no_kind) else -1
+        known_by_now = _see(seen, start[r], stop[r], now, spared, at, known, hidden, kind, value)
         for o in range(len(ops)):
             code, base, width, source = ops[o, 0], ops[o, 1], ops[o, 2], ops[o, 3]
             if code == _AGE:

@@ -270,7 +270,7 @@ class FeatureSet:
             run(
                 program.ops, program.parameters, program.start, program.room, slots, *columns,
                 start, stop, cohort.lead, cohort.as_of, without.kind, without.attribute, dataset.created_at,
-                history.at, history.known, history.kind, history.value,
+                history.at, history.known, history.hidden, history.kind, history.value,
                 attributes.cells, attributes.offsets, attributes.at, attributes.known, attributes.column,
                 attributes.value, out,
             )  # fmt: skip

@@ -56,7 +56,9 @@ class Kind(NamedTuple):
         return f"{self.channel}_{self.action}" if self.action else self.channel
 
 
-_AUTOMATED, _MINUTE = 2_000_000, 60_000_000
+AUTOMATED = 2_000_000
+"""How soon after its delivery a mail is opened by a machine, in microseconds."""
+_MINUTE = 60_000_000
 _LIST = 20
 """Outcomes of one instant that are no chance."""
 _MANY = 1 << 20
@@ -138,7 +140,7 @@ class History:
     at: Ints
     """(n,) when it occurred."""
     known: Ints
-    """(n,) from when on it could be known: the later of occurred and recorded."""
+    """(n,) from when on it could be known: the latest of occurred, recorded and linked to the lead."""
     kind: Codes
     """(n,) index into `kinds`."""
     value: Floats
@@ -147,6 +149,8 @@ class History:
     """The distinct kinds, sorted."""
     automated: int = 0
     """How many opens and clicks were left out when it was built, for machines made them."""
+    hidden: Ints = field(default_factory=lambda: _NO_INTS)
+    """(n,) the last as_of that sees it, NEVER for most; (0,) where all stay. See `features.linked`."""
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Self:
@@ -166,6 +170,7 @@ class History:
         kinds: Sequence[Kind],
         message: Codes | None = None,
         dated: Bools | None = None,
+        hidden: Ints | None = None,
     ) -> Self:
         """Sorts touches, and leaves out duplicates and what machines opened and clicked.
 
@@ -183,6 +188,7 @@ class History:
         columns |= {} if known is at else {"known": known}
         columns |= {} if message is None else {"message": message}
         columns |= {} if dated is None else {"dated": dated}
+        columns |= {} if hidden is None else {"hidden": hidden}
         if (lead[1:] >= lead[:-1]).all():
             # As records come; what follows works in place.
             offsets, columns = np.searchsorted(lead, np.arange(leads + 1)), {k: c.copy() for k, c in columns.items()}
@@ -192,7 +198,7 @@ class History:
         at = columns["at"]
         return cls.in_order(
             offsets, at, columns.get("known", at), columns["kind"], columns["value"], tuple(kinds),
-            columns.get("message"), columns.get("dated"),
+            columns.get("message"), columns.get("dated"), columns.get("hidden"),
         )  # fmt: skip
 
     @classmethod
@@ -206,17 +212,20 @@ class History:
         kinds: tuple[Kind, ...],
         message: Codes | None = None,
         dated: Bools | None = None,
+        hidden: Ints | None = None,
     ) -> Self:
         """Does what `build` does for touches grouped by lead and kinds that are sorted; works in place."""
         apart = known is not at
+        hidden = _NO_INTS if hidden is None else hidden
         kept, automated = _put_in_order(
             offsets, at, known, kind, value, _NO_CODES if message is None else message,
-            _NO_BOOLS if dated is None else dated, _steps(kinds), apart,
+            _NO_BOOLS if dated is None else dated, _steps(kinds), apart, hidden,
         )  # fmt: skip
         if kept < len(at):
             at, kind, value = at[:kept].copy(), kind[:kept].copy(), value[:kept].copy()
             known = known[:kept].copy() if apart else at
-        return cls(offsets, at, known, kind, value, kinds, automated)
+            hidden = hidden[:kept].copy()
+        return cls(offsets, at, known, kind, value, kinds, automated, hidden)
 
     def __len__(self) -> int:
         return len(self.at)
@@ -229,13 +238,18 @@ class History:
     def slices(self, cohort: Cohort) -> tuple[Ints, Ints]:
         """Returns (n,) start and stop of each row's touches with at < as_of.
 
-        A touch in there that was recorded late (`known` >= as_of) is still to be passed over.
+        A touch in there that was recorded late (`known` >= as_of), or is hidden by then, is still to be passed over.
         """
         return _slices(self.offsets, self.at, cohort.lead, cohort.as_of)
 
     def take(self, leads: Ints, before: int) -> History:
         """Keeps some leads, in that order, and what was known of them before an instant."""
         offsets, rows = _take(self.offsets, self.known, leads, before)
+        hidden = self.hidden
+        if len(hidden):
+            # What is hidden from then on or later is not yet.
+            hidden = np.where(hidden[rows] < before, hidden[rows], NEVER)
+            hidden = hidden if (hidden < NEVER).any() else _NO_INTS
         return replace(
             self,
             offsets=offsets,
@@ -243,6 +257,7 @@ class History:
             known=self.known[rows],
             kind=self.kind[rows],
             value=self.value[rows],
+            hidden=hidden,
         )
 
 
@@ -290,10 +305,12 @@ class Attributes:
         known: Ints,
         labels: Sequence[str] | Ids,
         values: Sequence[Cell] | Ids,
+        since: Ints | None = None,
     ) -> Self:
         """Builds the columns from Python values: numbers, words or None.
 
-        `base` holds the (leads,) values from creation on by name; the facts that changed them are flat columns.
+        `base` holds the (leads,) values from creation on by name; the facts that changed them are flat columns. `since`
+        says from when on each counts for its lead, where a link of two ids passed it on.
         """
         if not len(lead):
             return cls.of_creation(leads, base)
@@ -311,6 +328,8 @@ class Attributes:
             words.append(mine_words)
         order = np.lexsort((value, column, known, at, lead))
         offsets = np.searchsorted(lead[order], np.arange(leads + 1))
+        # Which of two facts of one instant counts, a link does not change: they are in order before it is looked at.
+        known = known if since is None else np.maximum(known, since)
         return cls(names, tuple(words), cells, offsets, at[order], known[order], column[order], value[order])
 
     def take(self, leads: Ints, before: int) -> Attributes:
@@ -446,7 +465,8 @@ class Dataset:
     def last_known(self) -> int:
         """The last instant at which anything became known; `known_at` one microsecond later sees all."""
         merged_at = self.merged_at[self.merged_at < NEVER]
-        times = (self.created_at, merged_at, self.history.known, self.attributes.known, self.outcomes.known)
+        hidden = self.history.hidden[self.history.hidden < NEVER]
+        times = (self.created_at, merged_at, self.history.known, hidden, self.attributes.known, self.outcomes.known)
         return max((int(t.max()) for t in times if len(t)), default=0)
 
     @property
@@ -679,7 +699,7 @@ def _mark_duplicates(
 def _mark_automated(
     drop: Bools, lo: int, at: Ints, known: Ints, kind: Codes, dated: Bools, step: Codes, queue: Ints
 ) -> int:
-    """Marks one lead's opens and clicks within `_AUTOMATED` of a delivery that was known by then; returns how many.
+    """Marks one lead's opens and clicks within `AUTOMATED` of a delivery that was known by then; returns how many.
 
     Of one whole minute a clock may say no more, so what it gives the same one is left alone.
     """
@@ -690,7 +710,7 @@ def _mark_automated(
         now, end = at[lo + begin], begin
         while end < n and at[lo + end] == now:
             end += 1
-        while head < tail and at[queue[head]] < now - _AUTOMATED:
+        while head < tail and at[queue[head]] < now - AUTOMATED:
             head += 1
         coarse = now % _MINUTE == 0
         for turn in range(2):
@@ -717,7 +737,7 @@ def _mark_automated(
 @njit(cache=True, nogil=True)
 def _put_in_order(
     offsets: Ints, at: Ints, known: Ints, kind: Codes, value: Floats, message: Codes, dated: Bools, step: Codes,
-    apart: bool,
+    apart: bool, hidden: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """Sorts the touches of each lead in place and closes the gaps of those that do not stay.
 
@@ -751,6 +771,8 @@ def _put_in_order(
                 _permute(message, lo, mine)
             if len(dated):
                 _permute(dated, lo, mine)
+            if len(hidden):
+                _permute(hidden, lo, mine)
         drop = drops[:n]
         drop[:] = False
         _mark_duplicates(drop, lo, at, known, kind, value, message, dated)
@@ -762,6 +784,8 @@ def _put_in_order(
                     at[kept], kind[kept], value[kept] = at[lo + i], kind[lo + i], value[lo + i]
                     if apart:
                         known[kept] = known[lo + i]
+                    if len(hidden):
+                        hidden[kept] = hidden[lo + i]
                 kept += 1
         offsets[k + 1] = kept
         lo = hi

@@ -24,6 +24,7 @@ from features.config import TABLES, Kinds, TableFile
 from features.errors import TableError
 from features.history import Attributes, Bools, Codes, Dataset, History, Ints, Kind, Outcomes
 from features.inputs import Input, find_input
+from features.linked import linked_history
 from features.parsing import TEXT, codes, distinct_integers, local_days, whole
 from features.rejects import OnError, Rejects
 from features.sources import Source
@@ -296,7 +297,7 @@ class _Tables:
             links = self._links(aliases, None)
             words, created = _leads_of(touches, links)
         index = LeadIndex(words, links)
-        touch_lead, seen = self._resolve(index, touches)
+        touch_lead, seen, since = self._resolve(index, touches)
         outcomes = self._outcomes(index, ended)
         attributes = self._attributes(index, leads)
         quarantined = settle(self.reading.rejects)
@@ -306,9 +307,9 @@ class _Tables:
         # What Arrow would keep for tables to come is as large as the dataset.
         pa.default_memory_pool().release_unused()
 
-        history = _history(len(index), touch_lead, seen, kinds)
+        history = _history(len(index), touch_lead, seen, kinds, since)
         read, once = seen, history
-        if links and len(history) < len(seen):
+        if links and (len(history) < len(seen) or len(history.hidden)):
             read = seen.once()
             once = _history(len(read["lead"].dictionary), codes(read["lead"]), read, kinds)
         duplicates = len(read) - len(once) - once.automated
@@ -458,11 +459,13 @@ class _Tables:
             return {"lead": lead, "at": at, "known": known, "won": _won(part), "amount": part.numbers("amount")}
 
         found = [self._resolve(index, rows) for rows in (_Rows.of(self.parts["outcomes"], read), ended)]
-        lead = np.concatenate([lead for lead, _ in found]).astype(np.int64)
+        lead = np.concatenate([lead for lead, _, _ in found]).astype(np.int64)
         at, known, won, amount = (
-            np.concatenate([rows[name] for _, rows in found]) for name in ("at", "known", "won", "amount")
+            np.concatenate([rows[name] for _, rows, _ in found]) for name in ("at", "known", "won", "amount")
         )
         order = np.lexsort((~won, known, at, lead))
+        if index.links:
+            known = np.maximum(known, np.concatenate([since for _, _, since in found]))
         return Outcomes(lead[order], at[order], known[order], won[order], amount[order])
 
     def _attributes(self, index: LeadIndex, leads: _Rows) -> Attributes:
@@ -474,18 +477,21 @@ class _Tables:
             name = part.words("name", required=True)
             return {"lead": lead, "at": at, "known": known, "name": name, "cell": part.facts(name)}
 
-        lead, facts = self._resolve(index, _Rows.of(self.parts["attributes"], read))
+        lead, facts, since = self._resolve(index, _Rows.of(self.parts["attributes"], read))
         words = facts["name"].dictionary.to_pylist()
         names = np.array([*map(kind_word, words), ""], object)[codes(facts["name"])]
         base = {name[len(_FREE) :]: column for name, column in leads.columns.items() if name.startswith(_FREE)}
         return Attributes.build(
-            len(index), base, lead.astype(np.int64), facts["at"], facts["known"], names, facts["cell"]
+            len(index), base, lead.astype(np.int64), facts["at"], facts["known"], names, facts["cell"], since
         )
 
-    def _resolve(self, index: LeadIndex, rows: _Rows) -> tuple[Codes, _Rows]:
-        """Returns the lead of every row that counts for one, a row that counts for several repeated, and these rows."""
+    def _resolve(self, index: LeadIndex, rows: _Rows) -> tuple[Codes, _Rows, Ints | None]:
+        """Returns the lead of every row that counts for one, a row that counts for several repeated, and these rows.
+
+        Where ids are linked, also from when on each counts for its lead, -NEVER: always.
+        """
         if not index.links and (lead := index.find(rows["lead"])).min(initial=0) >= 0:
-            return lead, rows
+            return lead, rows, None
         lead, which, since = index.copies(rows["lead"])
         lost = np.ones(len(rows), np.bool_)
         lost[which] = False
@@ -496,11 +502,7 @@ class _Tables:
             rows.reject(where, "lead_id", says)
         else:
             self._leave_out(rows, lost, "left out, of leads without a touch")
-        if "message" in rows.columns:
-            # A link makes what it passes on known at one time: which copy of a message came first is settled before.
-            passed_on = (since == -NEVER) | _comes_first(rows)[which]
-            lead, which, since = lead[passed_on], which[passed_on], since[passed_on]
-        return lead, rows.take(which, known=np.maximum(rows["known"][which], since))
+        return lead, rows.take(which), since if index.links else None
 
     def _leave_out(self, rows: _Rows, which: Ints | Bools, reason: str) -> None:
         counts = np.bincount(rows.part[which], minlength=len(rows.parts)).tolist()
@@ -559,25 +561,13 @@ def _leads_of(touches: _Rows, links: Links) -> tuple[pa.Array, Ints]:
     return pa.array(list(created), TEXT), np.array(list(created.values()), np.int64)
 
 
-def _comes_first(touches: _Rows) -> Bools:
-    """Whether each touch is the copy of its message that its own id knew first, as `History.build` tells it."""
-    first = np.ones(len(touches), np.bool_)
-    if not len(touches["message"].dictionary):
-        return first
-    lead, message = codes(touches["lead"]), np.asarray(touches["message"].indices.fill_null(-1))
-    value = np.where(np.isnan(touches["value"]), -np.inf, touches["value"])
-    order = np.lexsort((value, touches["kind"], touches["at"], touches["known"], message, lead))
-    order = order[message[order] >= 0]
-    again = (lead[order[1:]] == lead[order[:-1]]) & (message[order[1:]] == message[order[:-1]])
-    first[order[1:][again]] = False
-    return first
-
-
-def _history(leads: int, lead: Codes, rows: _Rows, kinds: Sequence[Kind]) -> History:
+def _history(leads: int, lead: Codes, rows: _Rows, kinds: Sequence[Kind], since: Ints | None = None) -> History:
     at, known, kind, value = rows["at"], rows["known"], rows["kind"], rows["value"]
     message = np.asarray(rows["message"].indices.fill_null(-1)) if len(rows["message"].dictionary) else None
     dated = rows["dated"] if rows["dated"].any() else None
-    return History.build(leads, lead, at, known, kind, value, kinds, message, dated)
+    if since is None:
+        return History.build(leads, lead, at, known, kind, value, kinds, message, dated)
+    return linked_history(leads, lead, at, known, kind, value, kinds, message, dated, since)
 
 
 def _kinds(channel: pa.DictionaryArray, action: pa.DictionaryArray) -> tuple[Codes, list[Kind]]:

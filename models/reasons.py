@@ -85,7 +85,7 @@ def _parts(features: FeatureSet, dataset: Dataset, cohort: Cohort) -> _Parts:
     history, attributes = dataset.history, dataset.attributes
     start, stop = history.slices(cohort)
     row, kind, count, recent, last = _touched(
-        start, stop, cohort.as_of, history.at, history.known, history.kind, len(history.kinds)
+        start, stop, cohort.as_of, history.at, history.known, history.hidden, history.kind, len(history.kinds)
     )
     used = [column for column, name in enumerate(attributes.names) if any(op.attribute == name for op in features.ops)]
     stated, column, value = _stated(
@@ -134,7 +134,7 @@ def _touches(what: str, count: int, recent: int, ago: int) -> str:
 
 @njit(cache=True, nogil=True)
 def _touched(
-    start: Ints, stop: Ints, as_of: Ints, at: Ints, known: Ints, kind: Codes, kinds: int
+    start: Ints, stop: Ints, as_of: Ints, at: Ints, known: Ints, hidden: Ints, kind: Codes, kinds: int
 ) -> tuple[Ints, Codes, Ints, Ints, Ints]:
     """Returns, for each row and each kind it sees a touch of, (row, kind, touches, recent ones, age of the last)."""
     counts, recent, last = np.zeros(kinds, np.int64), np.zeros(kinds, np.int64), np.zeros(kinds, np.int64)
@@ -146,7 +146,7 @@ def _touched(
     n = 0
     for r in range(len(start)):
         for i in range(start[r], stop[r]):
-            if known[i] < as_of[r]:
+            if known[i] < as_of[r] and not (len(hidden) and hidden[i] < as_of[r]):
                 counts[kind[i]] += 1
                 last[kind[i]] = as_of[r] - at[i]
                 recent[kind[i]] += last[kind[i]] <= _RECENT

@@ -15,6 +15,11 @@ def touches_of(dataset: Dataset, lead: int) -> range:
     return range(dataset.history.offsets[lead], dataset.history.offsets[lead + 1])
 
 
+def span_of(history: History, row: int) -> tuple[int, int]:
+    """From when on a touch counts, and the last as_of at which it does."""
+    return int(history.known[row]), int(history.hidden[row]) if len(history.hidden) else NEVER
+
+
 def facts_of(dataset: Dataset, lead: int) -> range:
     return range(dataset.attributes.offsets[lead], dataset.attributes.offsets[lead + 1])
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import DAY
-from worlds import DELAYS, INSTANTS, dataset_of, instants, leads, table, tables_of, worlds
+from worlds import DELAYS, INSTANTS, LINK, dataset_of, instants, linked_of, split_leads, table, tables_of, worlds
 
 from features import LEAD_FEATURES, Cohort, Dataset, FeatureSet, History, Kind, TableError, UsageError
 from features.history import Attributes
@@ -450,29 +450,16 @@ def test_what_an_attribute_holds(given, cells, words):
 # Two ids that became one.
 
 
-LINK = 10 * DAY + 5
+def linked_by(names, links, name, as_of):
+    """The ids that mean a lead as of an instant, as far as is known by then."""
+    known = {one: other for one, other, at in links if at < as_of}
 
+    def means(one):
+        while one in known and one != name:
+            one = known[one]
+        return one == name
 
-@st.composite
-def split_leads(draw):
-    """A lead, and how its touches, facts and outcomes are shared out between its two ids."""
-    lead = draw(leads(size=8))
-    # Facts of one instant, and copies of a message that differ, are told apart by when they were known, which a link
-    # changes.
-    lead["facts"] = list({(f["at"], f["name"]): f for f in lead["facts"]}.values())
-    first = {}
-    lead["touches"] = [
-        dict(first.setdefault(t["message"], t), known=t["known"]) if t["message"] else t for t in lead["touches"]
-    ]
-    lead["touches"] = [dict(t, known=max(t["known"], t["at"])) for t in lead["touches"]]
-    size = sum(len(lead[key]) for key in ("touches", "facts", "outcomes"))
-    mine = iter(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
-    own, other = dict(lead), dict(lead, attributes=dict.fromkeys(lead["attributes"]))
-    for key in ("touches", "facts", "outcomes"):
-        sides = [next(mine) for _ in lead[key]]
-        own[key] = [row for row, side in zip(lead[key], sides, strict=True) if side]
-        other[key] = [row for row, side in zip(lead[key], sides, strict=True) if not side]
-    return lead, own, other
+    return [one for one in names if means(one)]
 
 
 def test_a_link_does_not_change_which_copy_of_a_message_came_first():
@@ -489,33 +476,55 @@ def test_a_link_does_not_change_which_copy_of_a_message_came_first():
     assert linked.report.duplicates == 1
 
 
-@given(case=split_leads(), waits=st.lists(st.sampled_from(DELAYS), min_size=1, max_size=3), data=st.data())
-def test_a_lead_under_two_ids_is_one_lead_from_their_link_on(case, waits, data):
-    whole, own, other = case
-    links = pd.DataFrame({"lead_id": ["old"], "same_as": ["lead"], "occurred_at": [isoformat(LINK)]})
-    one = Dataset.from_frames(**tables_of([whole], ["lead"]))
-    two = Dataset.from_frames(**tables_of([own, other], ["lead", "old"]), aliases=links)
-    alone = Dataset.from_frames(**tables_of([own], ["lead"]))
-    features = FeatureSet.fit(LEAD_FEATURES, one)
+@given(case=split_leads(), waits=st.lists(st.sampled_from([*DELAYS, -1, -DAY]), min_size=1, max_size=3))
+def test_a_lead_under_several_ids_is_one_lead_from_their_links_on(case, waits):
+    """Bit by bit what one id would be to which everything happened that was linked by then, and no longer open."""
+    split, links = case
+    linked = linked_of(*case)
+    features = FeatureSet.fit(LEAD_FEATURES, linked)
+    for as_of in {at + wait for _, _, at in links for wait in (1, *waits)}:
+        for name in split:
+            mine = linked_by(split, links, name, as_of)
+            whole = dict(split[name])
+            for key in ("touches", "facts", "outcomes"):
+                whole[key] = [row for one in mine for row in split[one][key]]
+            one = Dataset.from_frames(**tables_of([whole], [name]))
+            past = linked.known_at(as_of + 1)
+            for dataset in (linked, past) if name in past.ids else (linked,):
+                assert row_of(features, dataset, name, as_of) == row_of(features, one, name, as_of)
+                assert seen_of(dataset, name, as_of) == seen_of(one, name, as_of)
+            open_now = name in linked.ids[linked.open_at(as_of).lead]
+            merged = any(other == name and at < as_of for other, _, at in links)
+            assert open_now == (not merged and name in one.ids[one.open_at(as_of).lead])
 
-    def row(dataset, as_of, name="lead"):
-        return features.compute(dataset, Cohort.at(dataset.find([name]), as_of)).tobytes()
 
-    def is_open(dataset, as_of, name="lead"):
-        return name in dataset.ids[dataset.open_at(as_of).lead]
+def row_of(features, dataset, name, as_of):
+    """A lead's features, bit by bit."""
+    return features.compute(dataset, Cohort.at(dataset.find([name]), as_of)).tobytes()
 
-    for wait in waits:
-        after, before = LINK + 1 + wait, LINK - wait
-        assert row(two, after) == row(one, after)
-        assert is_open(two, after) == is_open(one, after)
-        assert not is_open(two, after, "old")
-        # As of the link itself it is not known yet.
-        assert row(two, before) == row(alone, before)
-        assert is_open(two, before) == is_open(alone, before)
-        assert row(two.known_at(after), before) == row(alone, before) if own["created"] < after else True
-    as_of = data.draw(instants)
-    just_old = Dataset.from_frames(**tables_of([other], ["old"]))
-    assert row(two, as_of, "old") == row(just_old, as_of, "old")
+
+def seen_of(dataset, name, as_of):
+    """The touches that a lead is seen with as of an instant."""
+    history, (lead,) = dataset.history, dataset.find([name])
+    seen = (history.lead == lead) & (history.known < as_of)
+    seen &= (history.hidden >= as_of) if len(history.hidden) else True
+    columns = history.at[seen], history.kind[seen], np.nan_to_num(history.value[seen], nan=-1e300)
+    return [(at, history.kinds[kind], value) for at, kind, value in zip(*(c.tolist() for c in columns), strict=True)]
+
+
+def test_a_touch_that_thousands_of_ids_have_counts_once_from_the_first_link_on():
+    count = 20_000
+    ids, at = [f"old {i}" for i in range(count)], np.random.default_rng(0).permutation(count) + LINK
+    dataset = Dataset.from_frames(
+        touchpoints=pd.DataFrame({"lead_id": ids, "occurred_at": "2026-01-01T00:00:01Z", "channel": "web"}),
+        aliases=pd.DataFrame(
+            {"lead_id": ids, "same_as": "lead", "occurred_at": [isoformat(t + 1_800_000_000_000_000) for t in at]}
+        ),
+    )
+    history = dataset.history
+    mine = history.lead == dataset.find(["lead"])[0]
+    assert history.known[mine].tolist() == [LINK + 1_800_000_000_000_000]
+    assert len(history.hidden) == 0
 
 
 def test_a_chain_of_links_is_known_when_its_last_link_is():

@@ -93,6 +93,28 @@ def test_the_top_reason_taken_away_moves_the_score_by_what_was_said(world, as_of
             assert abs(logit(told[0].without) - logit(now)) == pytest.approx(most, rel=1e-9, abs=1e-12)
 
 
+def test_what_a_link_takes_away_is_no_reason_from_then_on():
+    dataset = Dataset.from_frames(
+        touchpoints=table("""
+            lead_id  occurred_at           channel  action
+            a        2026-01-05T00:00:08Z  email    click
+            a        2026-01-06T00:00:08Z  email    click
+            b        2026-01-05T00:00:07Z  email    sent
+        """),
+        aliases=table("lead_id same_as occurred_at\nb a 2026-01-07T00:00:00Z"),
+    )
+    scorer, lead = weighted(dataset), dataset.find(["a"])
+    clicks = {
+        as_of: [
+            reason.text.partition(":")[0]
+            for reason in scorer.score(dataset, Cohort.at(lead, as_of), reasons=9).reasons[0]
+            if "click" in reason.text
+        ]
+        for as_of in ("2026-01-07T00:00:00Z", "2026-01-07T00:00:00.000001Z")
+    }
+    assert [*clicks.values()] == [["2 email clicks in the last 30 days"], ["1 email click in the last 30 days"]]
+
+
 TOUCHES = table("""
     lead_id  occurred_at           channel  action
     a        2026-01-05T00:00:00Z  demo     -

@@ -52,7 +52,7 @@ def rows(**columns):
     return st.integers(0, math.prod(map(len, columns.values())) - 1).map(row)
 
 
-def touches(kinds=KINDS, times=INSTANTS, since=None):
+def touches(kinds=KINDS, times=INSTANTS, since=None, delays=DELAYS, messages=MESSAGES, dated=DATED):
     """Touches that become known at or after `since`."""
 
     def touch(kind, at, delay, value, message, dated, wait):
@@ -61,7 +61,7 @@ def touches(kinds=KINDS, times=INSTANTS, since=None):
         channel, action = kind
         return dict(at=at, known=known, channel=channel, action=action, value=value, message=message, dated=dated)
 
-    columns = rows(kind=kinds, at=times, delay=DELAYS, value=VALUES, message=MESSAGES, dated=DATED, wait=DELAYS)
+    columns = rows(kind=kinds, at=times, delay=delays, value=VALUES, message=messages, dated=dated, wait=DELAYS)
     return columns.map(lambda row: touch(**row))
 
 
@@ -85,7 +85,7 @@ def outcomes(times=INSTANTS, since=None):
     return rows(at=times, delay=DELAYS, wait=DELAYS, won=[True, False]).map(lambda row: outcome(**row))
 
 
-def leads(kinds=KINDS, cells=CELLS, times=INSTANTS, size=6):
+def leads(kinds=KINDS, cells=CELLS, times=INSTANTS, size=6, least=0, **of_touches):
     """Leads; now and then a touch is there a second time, recorded earlier or later."""
 
     def lead(created, industry, size, trial, founded, mine, again, wait, facts, outcomes):
@@ -109,13 +109,59 @@ def leads(kinds=KINDS, cells=CELLS, times=INSTANTS, size=6):
     return st.builds(
         lambda row, mine, facts, outcomes: lead(mine=mine, facts=facts, outcomes=outcomes, **row),
         columns,
-        st.lists(touches(kinds, times), max_size=size),
+        st.lists(touches(kinds, times, **of_touches), min_size=least, max_size=size),
         st.lists(facts(cells, times), max_size=3),
         st.lists(outcomes(times), max_size=1),
     )
 
 
 worlds = st.lists(leads(), min_size=1, max_size=4)
+mailed = leads(
+    [("email", ""), ("email", "click"), ("email", "click")],
+    times=[DAY + 700_000 * i for i in range(6)],
+    least=5,
+    size=8,
+    delays=[0, 0, 0, 1, DAY, 30 * DAY],
+    messages=[None, None, None, None, None, "m1"],
+    dated=[False],
+)
+"""Leads that get mails and click on most at once."""
+
+
+LINK = 10 * DAY + 5
+
+
+@st.composite
+def split_leads(draw):
+    """A lead, ids that it is shared out over, its own first, and the links that make one of them: (id, other, at).
+
+    Among its touches are copies of one message that differ.
+    """
+    lead = draw(st.one_of(leads(size=8), mailed, mailed))
+    lead["touches"] = [dict(t, known=max(t["known"], t["at"])) for t in lead["touches"]]
+    names = ["lead", "old", "older", "oldest"][: draw(st.integers(2, 4))]
+    links = [
+        (name, names[draw(st.integers(0, i))], draw(st.sampled_from([LINK, LINK, DAY, LINK + 2 * DAY])))
+        for i, name in enumerate(names[1:])
+    ]
+    split = {
+        name: dict(lead, attributes=lead["attributes"] if name == "lead" else dict.fromkeys(lead["attributes"]))
+        for name in names
+    }
+    for key in ("touches", "facts", "outcomes"):
+        # Draws are often alike, and should not mean that all is of one id.
+        turns = draw(st.lists(st.integers(0, len(names) - 1), min_size=len(lead[key]), max_size=len(lead[key])))
+        whose = [names[(place + turn) % len(names)] for place, turn in enumerate(turns)]
+        for name in names:
+            split[name][key] = [row for row, owner in zip(lead[key], whose, strict=True) if owner == name]
+    return split, links
+
+
+def linked_of(split, links):
+    """The dataset of what `split_leads` draws."""
+    aliases = pd.DataFrame(links, columns=["lead_id", "same_as", "occurred_at"])
+    aliases["occurred_at"] = [isoformat(at) for _, _, at in links]
+    return Dataset.from_frames(**tables_of([*split.values()], [*split]), aliases=aliases)
 
 
 def dataset_of(world):
