@@ -5,7 +5,7 @@ The score is computed again and again on the way from the first instant to the s
 1. *cooling*: nothing new, only later. It is what a forecast at the first instant said of the second;
 2. *attributes*, each of which facts became known, in the order in which they did;
 3. *touches*, kind by kind, in the order in which the first of each became known. What occurred before the first instant
-   but was recorded, or linked to the lead, after it is new too;
+   but was recorded, or linked to the lead, after it is new too, and so is that a touch no longer counts;
 4. the *model*: what the one that serves at the second instant says of the same knowledge.
 
 Each part is the difference of two probabilities that follow each other, so that they add up to the whole exactly. As
@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from features.errors import UsageError
-from features.history import Codes, Cohort, Dataset, Floats, Ints
+from features.history import Bools, Codes, Cohort, Dataset, Floats, Ints, Kind
 from features.times import NEVER, US_PER_DAY, Time, isoformat, to_us
 from models.points import Point, check_created, known_of, points
 from models.scorer import Scorer
@@ -41,7 +41,7 @@ class Part(NamedTuple):
     name: str
     """Of the attribute, or the kind of touch; else empty."""
     number: int
-    """How many touches, or facts of the attribute, became known; else 0."""
+    """How many touches, or facts of the attribute, became known or no longer count; else 0."""
     text: str
     effect: float
     """The probability after it less that before it."""
@@ -85,8 +85,8 @@ def changes(
     check_created(dataset, lead, begin)
     known = known_of(dataset, lead, end)
     first = then or scorer
-    new, touch_step, fact_step = _news(known, begin)
-    path = _path(first, known, touch_step, fact_step, len(new), begin, end).tolist()
+    new, step = _news(known, begin)
+    path = _path(first, known, step, len(new), begin, end).tolist()
     news = [_New("cooling", "", 0, f"{_span(end - begin)} without anything new"), *new]
     before, after = points(first, known, Cohort.at([0], begin))[0], points(scorer, known, Cohort.at([0], end))[0]
     if first.card.version != scorer.card.version or path[-1] != after.probability:
@@ -102,13 +102,24 @@ def changes(
     )
 
 
-def _news(known: Dataset, since: int) -> tuple[list[_New], Ints, Ints]:
-    """What became known from `since` on, in the order of the split.
+class _Steps(NamedTuple):
+    """The number of the thing that each touch and each fact belongs to, from 1; 0 for what is not new."""
 
-    Returns too, for each touch and for each fact, the number of the thing it belongs to, from 1; 0 for what is not new.
-    """
+    touch: Ints
+    fact: Ints
+    gone: Bools
+    """Whether what is new of a touch is that it no longer counts."""
+
+
+def _news(known: Dataset, since: int) -> tuple[list[_New], _Steps]:
+    """What became known from `since` on, in the order of the split."""
     history, attributes = known.history, known.attributes
-    kinds, touch_step = _steps(history.kind, history.known, since)
+    when, gone = history.known, np.zeros(len(history), np.bool_)
+    if len(history.hidden):
+        gone = (when < since) & (history.hidden >= since) & (history.hidden < NEVER)
+        # What came and no longer counts, all since, is no news.
+        when = np.where(history.hidden == NEVER, when, np.where(gone, history.hidden, -NEVER))
+    kinds, touch_step = _steps(history.kind, when, since)
     columns, fact_step = _steps(attributes.column, attributes.known, since)
     touch_step[touch_step > 0] += len(columns)
     new = []
@@ -117,12 +128,20 @@ def _news(known: Dataset, since: int) -> tuple[list[_New], Ints, Ints]:
         new.append(_New("attribute", attributes.names[column], facts, _restated(known, column, fact_step)))
     for step, kind in enumerate(kinds, 1 + len(columns)):
         mine = touch_step == step
-        count, older = int(mine.sum()), int((history.at[mine] < since).sum())
-        says = f"{counted(count, history.kinds[kind])} came in"
-        if older:
-            says += f", {f'{older:,} of them ' if older < count else ''}from earlier"
-        new.append(_New("touches", history.kinds[kind].name, count, says))
-    return new, touch_step, fact_step
+        came, left = history.at[mine & ~gone], int((mine & gone).sum())
+        says = _came_and_left(history.kinds[kind], len(came), int((came < since).sum()), left)
+        new.append(_New("touches", history.kinds[kind].name, len(came) + left, says))
+    return new, _Steps(touch_step, fact_step, gone)
+
+
+def _came_and_left(kind: Kind, came: int, older: int, left: int) -> str:
+    """What happened to the touches of a kind, in words."""
+    says = f"{counted(came, kind)} came in" if came else ""
+    if older:
+        says += f", {f'{older:,} of them ' if older < came else ''}from earlier"
+    if left:
+        says += f"{'; ' if came else ''}{counted(left, kind)} no longer count{'s' if left == 1 else ''}"
+    return says
 
 
 def _steps(code: Codes, known: Ints, since: int) -> tuple[list[int], Ints]:
@@ -135,9 +154,7 @@ def _steps(code: Codes, known: Ints, since: int) -> tuple[list[int], Ints]:
     return order, step
 
 
-def _path(
-    scorer: Scorer, known: Dataset, touch_step: Ints, fact_step: Ints, steps: int, since: int, as_of: int
-) -> Floats:
+def _path(scorer: Scorer, known: Dataset, new: _Steps, steps: int, since: int, as_of: int) -> Floats:
     """Returns (steps + 2,) probabilities: as of `since`, and as of `as_of` with nothing new, the first new thing, ...
 
     In each row the history is there once more, and what does not count yet is never known in it.
@@ -150,18 +167,19 @@ def _path(
         here = step[begin : begin + room, None]
         copies = known.take(np.zeros(len(here), np.int64))
         history, attributes = copies.history, copies.attributes
-        seen = replace(
-            copies,
-            history=replace(history, known=_known_from(here, touch_step, known.history.known)),
-            attributes=replace(attributes, known=_known_from(here, fact_step, known.attributes.known)),
-        )
+        touches_wait, facts_wait = new.touch > here, new.fact > here
+        history = replace(history, known=_never(touches_wait & ~new.gone, known.history.known))
+        if len(history.hidden):
+            history = replace(history, hidden=_never(touches_wait & new.gone, known.history.hidden))
+        attributes = replace(attributes, known=_never(facts_wait, known.attributes.known))
         cohort = Cohort.at(np.arange(len(here)), instant[begin : begin + room])
-        out[begin : begin + room] = scorer.predict(seen, cohort)
+        out[begin : begin + room] = scorer.predict(replace(copies, history=history, attributes=attributes), cohort)
     return out
 
 
-def _known_from(here: Ints, step: Ints, known: Ints) -> Ints:
-    return np.where(step <= here, known, NEVER).ravel()
+def _never(waits: Bools, times: Ints) -> Ints:
+    """The times of all rows below each other, NEVER where they still wait."""
+    return np.where(waits, NEVER, times).ravel()
 
 
 def _restated(known: Dataset, column: int, fact_step: Ints) -> str:

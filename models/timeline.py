@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.history import Cohort, Dataset, Kind
-from features.times import Time, to_us
+from features.times import NEVER, Time, to_us
 from models.points import Point, known_of, points
 from models.scorer import Scorer
 from models.words import cell_word, plain
@@ -42,14 +42,16 @@ def timeline(
 ) -> tuple[list[Event], int]:
     """Returns a page of the events that were known at `as_of`, the last known first, and how many there are in all.
 
-    Of touches that are one, or that a machine made, those are listed that count. Raises UsageError unless the lead was
-    created before `as_of`.
+    Of touches that are one, or that a machine made, those are listed that count at `as_of`. Raises UsageError unless
+    the lead was created before `as_of`.
     """
     known = known_of(dataset, lead, to_us(as_of))
     history, attributes = known.history, known.attributes
     touches, facts = len(history), len(attributes.at)
     at, since = np.concatenate([history.at, attributes.at]), np.concatenate([history.known, attributes.known])
     order = np.lexsort((np.arange(touches + facts), at, since))[::-1]
+    if len(history.hidden):
+        order = order[np.append(history.hidden == NEVER, np.ones(facts, np.bool_))[order]]
     page = order[skip : skip + limit]
     born = known.created_at[0] <= since[page]
     after = iter(points(scorer, known, Cohort.at(np.zeros(int(born.sum())), since[page[born]] + 1)))
@@ -67,4 +69,4 @@ def timeline(
             cell = None if np.isnan(number) else cell_word(attributes, column, number)
             says = f"{plain(name)} {'not known' if cell is None else cell}"
             events.append(Event(says, *when, None, None, name, cell, point))
-    return events, touches + facts
+    return events, len(order)

@@ -160,7 +160,7 @@ class ChangePart(msgspec.Struct, frozen=True):
         msgspec.Meta(description="Time that passed, what became known, or another model; they come in this order."),
     ]
     name: Annotated[str | None, msgspec.Meta(description="Of the attribute, or of the kind of touchpoint.")]
-    count: Annotated[int, msgspec.Meta(description="How many touchpoints, or facts of the attribute, became known.")]
+    count: Annotated[int, msgspec.Meta(description="How many became known, or no longer count.")]
     text: Annotated[str, msgspec.Meta(description="In words, e.g. 2 demos came in: 13 % before, 31 % after.")]
     effect: Annotated[float, msgspec.Meta(description="The probability after it less that before it.")]
 

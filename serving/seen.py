@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from hashlib import blake2b
+from itertools import compress
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from features.records import LeadRecord
+from features.records import AttributeFact, LeadRecord, Touchpoint
 from features.times import NEVER, datetime_us, to_datetime
 from serving.store import StoredLead
+
+_Row = TypeVar("_Row", Touchpoint, AttributeFact)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -18,7 +22,8 @@ _encode = msgspec.msgpack.Encoder().encode
 def see(lead: StoredLead, as_of: int, before: int = NEVER) -> StoredLead:
     """What counts of a lead as of an instant: what happened and was known before it, and no more.
 
-    `before` leaves out what became known at that instant or later, as if it had not come in yet.
+    `before` leaves out what became known at that instant or later, as if it had not come in yet. What links passed on
+    is as if it had always been the lead's own: only then is the record by itself what scores.
 
     >>> from features.records import Touchpoint
     >>> touches = tuple(Touchpoint(to_datetime(at), "web") for at in (5, 9))
@@ -27,22 +32,10 @@ def see(lead: StoredLead, as_of: int, before: int = NEVER) -> StoredLead:
     """
     at = to_datetime(as_of)
     known = at if before >= as_of else to_datetime(before)
-    record = lead.record
-    touches = tuple(
-        [
-            touch
-            for touch in record.touchpoints
-            if touch.occurred_at < at and (touch.recorded_at or touch.occurred_at) < known
-        ]
-    )
-    facts = tuple(
-        [
-            fact
-            for fact in record.attribute_facts
-            if fact.occurred_at < at and (fact.recorded_at or fact.occurred_at) < known
-        ]
-    )
-    if len(touches) < len(record.touchpoints) or len(facts) < len(record.attribute_facts):
+    record, told = lead.record, lead.recorded
+    touches = _seen(record.touchpoints, told and told.touchpoints, at, known)
+    facts = _seen(record.attribute_facts, told and told.attribute_facts, at, known)
+    if told or len(touches) < len(record.touchpoints) or len(facts) < len(record.attribute_facts):
         # A lead that begins with its first touch does so though that one became known later, as in tables.
         record = replace(record, created_at=_begun(record), touchpoints=touches, attribute_facts=facts)
     limit = min(as_of, before)
@@ -51,6 +44,19 @@ def see(lead: StoredLead, as_of: int, before: int = NEVER) -> StoredLead:
         return lead
     outcomes = tuple(outcome for outcome in lead.outcomes if outcome.known < limit)
     return StoredLead(record, outcomes, *((lead.same_as, lead.merged_at) if merged else (None, NEVER)))
+
+
+def _seen(rows: tuple[_Row, ...], told: tuple[int, ...] | None, at: datetime, known: datetime) -> tuple[_Row, ...]:
+    """Those of some touches or facts that occurred before `at` and were known before `known`, as they were recorded."""
+    seen = [row.occurred_at < at and (row.recorded_at or row.occurred_at) < known for row in rows]
+    if told is not None:
+        rows = tuple([_recorded(row, us) for row, us in zip(rows, told, strict=True)])
+    return tuple(compress(rows, seen))
+
+
+def _recorded(row: _Row, us: int) -> _Row:
+    at = to_datetime(us)
+    return replace(row, recorded_at=None if at <= row.occurred_at else at)
 
 
 def digest(lead: StoredLead) -> str:

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 
 from features.history import Attributes, Cohort, Floats
-from features.records import dataset_of
 from features.times import datetime_us
 from features.words import kind_word, word_number
 from models.scorer import Scorer
@@ -18,7 +17,7 @@ from models.tiers import TIERS
 from serving.background import SYSTEM
 from serving.policy import InForce, Worth, policy_of
 from serving.service import Service
-from serving.store import ListedScore, Setting, Store, StoredLead
+from serving.store import ListedScore, Setting, Store, StoredLead, dataset_of_stored
 from serving.webhooks import COLD, told_of
 
 _CHUNK = 250
@@ -119,7 +118,7 @@ def _scored(
     scorer: Scorer, leads: Sequence[StoredLead], as_of: int, worth: tuple[str, float], before: Mapping[str, ListedScore]
 ) -> list[ListedScore]:
     """Scores leads for the ranking; `before` is how some of them were ranked."""
-    dataset = dataset_of([lead.record for lead in leads])
+    dataset = dataset_of_stored(leads)
     scores = scorer.score(dataset, Cohort.at(np.arange(len(leads)), as_of))
     tiers = [before[name].tier if name in before else COLD for name in (lead.record.lead_id for lead in leads)]
     tier = scorer.tiers.of(scores.probability, np.array([TIERS.index(each) for each in tiers], np.int64))

@@ -12,12 +12,21 @@ import msgspec
 import numpy as np
 
 from features.history import Cohort
-from features.records import dataset_of
 from features.times import isoformat
 from models.scorer import Scorer
 from models.tiers import TIERS
 from serving.schemas import TIER_CHANGED, ModelReference, TierChangedEvent
-from serving.store import Delivery, Entry, ListedScore, Record, Store, StoredLead, TierChange, Webhook
+from serving.store import (
+    Delivery,
+    Entry,
+    ListedScore,
+    Record,
+    Store,
+    StoredLead,
+    TierChange,
+    Webhook,
+    dataset_of_stored,
+)
 
 COLD = TIERS[0]
 """What a lead is before it is ranked."""
@@ -50,7 +59,7 @@ def told_of(
     ]  # fmt: skip
     webhooks = [hook for hook in store.find(Webhook, tenant, {"active": True}) if TIER_CHANGED in hook.events]
     if webhooks:
-        dataset = dataset_of([leads[k].record for k in changed])
+        dataset = dataset_of_stored([leads[k] for k in changed])
         cohort = Cohort.at(np.arange(len(changed)), ranked[changed[0]].as_of)
         probability = np.array([ranked[k].probability for k in changed])
         # What a lead is may be personal; that its industry counts is not.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pruned import facts_of, pruned, touches_of
+from pruned import facts_of, pruned, span_of, touches_of
 from trained import Trained
 from weighted import weighted
-from worlds import INSTANTS, instants, table, worlds
+from worlds import DELAYS, INSTANTS, LINK, instants, linked_of, split_leads, table, worlds
 from worlds import dataset_of as world_of
 
 from features import Cohort, Dataset, UsageError
@@ -26,10 +26,16 @@ DAY = 86_400_000_000
 def path(dataset: Dataset, lead: int, since: int, as_of: int, then: Scorer, now: Scorer) -> list[tuple[str, float]]:
     """What is passed on the way, and the score then: each time the lead is written anew, with what counts so far."""
     history, attributes = dataset.history, dataset.attributes
-    touches = {row: (history.known[row], history.kind[row]) for row in touches_of(dataset, lead)}
+    spans = {row: span_of(history, row) for row in touches_of(dataset, lead)}
+    seen_touches = {row for row, (known, hidden) in spans.items() if known < since <= hidden}
+    seen_facts = {row for row in facts_of(dataset, lead) if attributes.known[row] < since}
+    # What comes and goes between the two instants is no news.
+    touches = {
+        row: (hidden if row in seen_touches else known, history.kind[row])
+        for row, (known, hidden) in spans.items()
+        if (row in seen_touches) != (known < as_of <= hidden)
+    }
     facts = {row: (attributes.known[row], attributes.column[row]) for row in facts_of(dataset, lead)}
-    seen_touches = {row for row, (known, _) in touches.items() if known < since}
-    seen_facts = {row for row, (known, _) in facts.items() if known < since}
 
     def score(scorer: Scorer, at: int) -> float:
         alone = pruned(dataset, lead, seen_touches.__contains__, seen_facts.__contains__)
@@ -42,7 +48,7 @@ def path(dataset: Dataset, lead: int, since: int, as_of: int, then: Scorer, now:
     ):
         new = {row: mine for row, mine in rows.items() if since <= mine[0] < as_of}
         for _, code in sorted({(min(k for k, c in new.values() if c == code), code) for _, code in new.values()}):
-            seen |= {row for row, mine in new.items() if mine[1] == code}
+            seen ^= {row for row, mine in new.items() if mine[1] == code}
             found.append((names[code], score(then, as_of)))
     if then is not now:
         found.append(("model", score(now, as_of)))
@@ -93,6 +99,39 @@ def test_so_do_those_of_any_lead(world: list[dict[str, Any]], since: int, as_of:
         for first in (now, then):
             found = changes(now, dataset, lead, begin, end, first)
             check(found, path(dataset, lead, begin, end, first, now))
+
+
+@given(split_leads(), st.sampled_from(INSTANTS), st.sampled_from([*DELAYS, LINK]), st.integers(0, 9))
+def test_so_do_those_of_leads_of_several_ids(case: Any, before: int, wait: int, seed: int) -> None:
+    """Also where a link shows that a machine made a click, or brings the copy of a touch that counts instead."""
+    dataset = linked_of(*case)
+    scorer, end = weighted(dataset, seed), LINK + 1 + wait
+    for lead in np.flatnonzero(dataset.created_at < min(before, end)).tolist():
+        if before < end:
+            found = changes(scorer, dataset, lead, before, end)
+            check(found, path(dataset, lead, before, end, scorer, scorer))
+
+
+def test_what_no_longer_counts_in_words() -> None:
+    world = Dataset.from_frames(
+        touchpoints=table("""
+            lead_id  occurred_at           channel  action
+            a        2026-01-05T00:00:08Z  email    click
+            a        2026-01-06T00:00:08Z  email    click
+            a        2026-01-07T00:00:08Z  email    click
+            b        2026-01-05T00:00:07Z  email    sent
+            b        2026-01-06T00:00:07Z  email    sent
+            b        2026-01-03T00:00:00Z  email    click
+        """),
+        aliases=table("lead_id same_as occurred_at\nb a 2026-01-16T00:00:00Z"),
+    )
+    parts = changes(weighted(world), world, int(world.find(["a"])[0]), "2026-01-08", "2026-01-18").parts
+    assert told(list(parts)) == [
+        "10 days without anything new",
+        "1 email click came in, from earlier; 2 email clicks no longer count",
+        "2 x email sent came in, from earlier",
+    ]
+    assert [part.number for part in parts] == [0, 3, 2]
 
 
 def test_many_new_kinds_are_split_a_few_at_a_time(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

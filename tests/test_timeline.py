@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from pruned import facts_of, pruned, touches_of
+from hypothesis import strategies as st
+from pruned import facts_of, pruned, span_of, touches_of
 from weighted import weighted
+from worlds import DELAYS, LINK, instants, linked_of, split_leads, table, worlds
 from worlds import dataset_of as world_of
-from worlds import instants, table, worlds
 
 from features import Cohort, Dataset, UsageError
 from features.times import isoformat
@@ -81,11 +82,21 @@ def test_only_what_was_known_then_and_page_by_page() -> None:
 def test_the_score_after_each_is_that_of_a_lead_of_which_no_more_is_known(
     world: list[dict[str, Any]], as_of: int
 ) -> None:
-    dataset = world_of(world)
+    check_all(world_of(world), as_of)
+
+
+@given(split_leads(), st.sampled_from([*DELAYS, -1]))
+def test_so_it_is_of_leads_of_several_ids(case: Any, wait: int) -> None:
+    """What counts as of the instant is listed, and scored as it counted then."""
+    check_all(linked_of(*case), LINK + 1 + wait)
+
+
+def check_all(dataset: Dataset, as_of: int) -> None:
     scorer, history, attributes = weighted(dataset), dataset.history, dataset.attributes
     for lead in np.flatnonzero(dataset.created_at < as_of).tolist():
         events, total = timeline(scorer, dataset, lead, as_of, 1_000)
-        seen = [history.known[row] for row in touches_of(dataset, lead)]
+        spans = {row: span_of(history, row) for row in touches_of(dataset, lead)}
+        seen = [known for known, hidden in spans.values() if hidden >= as_of]
         seen += [attributes.known[row] for row in facts_of(dataset, lead)]
         assert [event.known_at for event in events] == sorted((k for k in seen if k < as_of), reverse=True)
         assert total == len(events)
@@ -95,7 +106,7 @@ def test_the_score_after_each_is_that_of_a_lead_of_which_no_more_is_known(
             else:
                 check(event, pruned(
                     dataset, lead,
-                    lambda row, event=event: history.known[row] <= event.known_at,
+                    lambda row, event=event, spans=spans: spans[row][0] <= event.known_at < spans[row][1],
                     lambda row, event=event: attributes.known[row] <= event.known_at,
                 ), scorer)  # fmt: skip
 

@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from features.history import Dataset
-from features.records import dataset_of
 from features.times import US_PER_DAY, datetime_us, to_datetime
 from models.changes import changes
 from models.forecast import LONGEST, forecast
@@ -36,7 +35,7 @@ from serving.schemas import (
     TimelineResponse,
 )
 from serving.service import Service, lead_of, policy_for, scorer_at, tenant_of
-from serving.store.rows import LAST
+from serving.store.rows import LAST, dataset_of_stored
 
 _DAYS = tuple(str(days) for days in range(1, LONGEST + 1))
 _PROBLEMS = {
@@ -143,7 +142,7 @@ async def _about(
         assert born is not None
         if born >= first:
             raise too_early(field, first, born)
-        return json_response(answer(dataset_of([found.record])))
+        return json_response(answer(dataset_of_stored([found])))
 
     return await run_sync(work)
 

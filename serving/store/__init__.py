@@ -19,7 +19,7 @@ from serving.store.records import (
     TierChange,
     Webhook,
 )
-from serving.store.rows import Alias, Fact, Lead, Message, Outcome, Row, StoredLead, Touch
+from serving.store.rows import Alias, Fact, Lead, Message, Outcome, Row, StoredLead, Touch, dataset_of_stored
 from serving.store.sql import SqlStore, open_store, upgrade_database
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Touch",
     "Webhook",
     "Written",
+    "dataset_of_stored",
     "open_store",
     "upgrade_database",
 ]

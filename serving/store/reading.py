@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
-from features.records import AttributeFact, LeadRecord, Touchpoint, Value
-from features.times import NEVER
+from features.records import AttributeFact, LeadRecord, Recorded, Touchpoint, Value
+from features.times import NEVER, datetime_us
 from serving.store.rows import ReadOutcome, StoredLead
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -66,7 +67,11 @@ class _Gathered:
         self.attributes: dict[str, Value] = {}
         self.touches: list[Touchpoint] = []
         self.facts: list[AttributeFact] = []
-        self.outcomes: list[ReadOutcome] = []
+        self.outcomes: list[tuple[int, int, bool, ReadOutcome]] = []
+        """In the order in which they count: as they occurred, then as they were recorded under their own id."""
+        self.touch_told: dict[int, int] = {}
+        """When the touches that a link passed on were recorded, by their place."""
+        self.fact_told: dict[int, int] = {}
         self.link: tuple[str | None, int] = None, NEVER
 
     def add(self, row: tuple[Any, ...]) -> None:
@@ -74,7 +79,10 @@ class _Gathered:
         if part == _TOUCH:
             if at < self.first.get(name, NEVER):
                 self.first[name] = at
-            known = since if since > recorded else recorded
+            known = recorded
+            if since > recorded:
+                known = since
+                self.touch_told[len(self.touches)] = max(at, recorded)
             self.touches.append(
                 Touchpoint(
                     _EPOCH + timedelta(microseconds=at), word, detail or None, number,
@@ -88,10 +96,14 @@ class _Gathered:
             if name == self.name:
                 self.seen_at, self.attributes = recorded, _VALUES.decode(word)
         elif part == _FACT:
-            known = max(at, since, recorded)
+            known = max(at, recorded)
+            if since > known:
+                self.fact_told[len(self.facts)] = known
+                known = since
             self.facts.append(AttributeFact(_datetime(at), word, _VALUE.decode(detail), _datetime(known)))
         elif part == _OUTCOME:
-            self.outcomes.append(ReadOutcome(at, max(at, since, recorded), word == "won", number))
+            known, won = max(at, recorded), word == "won"
+            self.outcomes.append((at, known, not won, ReadOutcome(at, max(since, known), won, number)))
         else:
             self.link = word, at
 
@@ -101,12 +113,15 @@ class _Gathered:
         if created is None:
             begun = self.first | self.created
             created = min((max(self.since[name], at) for name, at in begun.items()), default=self.seen_at)
-        self.outcomes.sort(key=lambda outcome: (outcome.occurred_at, outcome.known, not outcome.won))
+        self.outcomes.sort(key=itemgetter(0, 1, 2))
         record = LeadRecord(
             lead_id=self.name, created_at=_datetime(created), attributes=self.attributes,
             attribute_facts=tuple(self.facts), touchpoints=tuple(self.touches),
         )  # fmt: skip
-        return StoredLead(record, tuple(self.outcomes), *self.link)
+        recorded = None
+        if self.touch_told or self.fact_told:
+            recorded = Recorded(_told(self.touches, self.touch_told), _told(self.facts, self.fact_told))
+        return StoredLead(record, tuple(outcome for *_, outcome in self.outcomes), *self.link, recorded)
 
 
 def gather(rows: Iterable[tuple[Any, ...]]) -> dict[str, StoredLead]:
@@ -118,6 +133,14 @@ def gather(rows: Iterable[tuple[Any, ...]]) -> dict[str, StoredLead]:
             found[name] = _Gathered(name)
         found[name].add(row)
     return {name: found[name].lead() for name in sorted(found)}
+
+
+def _told(rows: Sequence[Touchpoint | AttributeFact], otherwise: Mapping[int, int]) -> tuple[int, ...]:
+    """When each became known under its own id."""
+    return tuple(
+        otherwise[i] if i in otherwise else datetime_us(row.recorded_at or row.occurred_at)
+        for i, row in enumerate(rows)
+    )
 
 
 def _datetime(us: int) -> datetime:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
 
-from features.records import LeadRecord, Value
+from features.history import Dataset
+from features.records import LeadRecord, Recorded, Value, dataset_of
 from features.times import NEVER
 from serving.store.records import Quarantined
 
@@ -96,7 +97,7 @@ class ReadOutcome(msgspec.Struct, frozen=True):
 
 
 class StoredLead(msgspec.Struct, frozen=True):
-    """Everything known of one lead, as `features.records.dataset_of` takes it.
+    """Everything known of one lead.
 
     The record holds what happened under every id that was linked to the lead, known from the link on, and always says
     when the lead was created.
@@ -109,6 +110,8 @@ class StoredLead(msgspec.Struct, frozen=True):
     """The lead that this one came to mean."""
     merged_at: int = NEVER
     """From when on it does."""
+    recorded: Recorded | None = None
+    """Where a link passed something on: when everything became known under the id to which it happened."""
 
     def open_at(self, as_of: int) -> bool:
         """Whether it was neither closed nor merged into another as far as was known at an instant.
@@ -118,3 +121,8 @@ class StoredLead(msgspec.Struct, frozen=True):
         (True, False)
         """
         return self.merged_at >= as_of and not any(outcome.known < as_of for outcome in self.outcomes)
+
+
+def dataset_of_stored(leads: Sequence[StoredLead]) -> Dataset:
+    """Builds the dataset of some leads, in their order."""
+    return dataset_of([lead.record for lead in leads], [lead.recorded for lead in leads])
