@@ -103,18 +103,22 @@ def _neighbours(which: Bools, *columns: npt.NDArray[Any], within: int = 0) -> tu
 def _outdone(
     lead: Codes, at: Ints, kind: Codes, value: Floats, message: Codes, dated: Bools, known: Ints, since: Ints
 ) -> Bools:
-    """Whether each touch has an equal one, without a message, that counts no later and was known no later.
+    """Whether there is a copy of each touch that counts no later and goes before it wherever both count.
 
-    Many ids may have the same touch, and all of them linked to one lead: only the first of them is looked at then.
+    Thousands of ids may have the same touch, and all be linked to one lead: few copies are left to look at then.
     """
     import pandas as pd
 
-    rows = np.flatnonzero((message < 0) & ~dated)
-    rows = rows[np.lexsort([column[rows] for column in (known, since, value, kind, at, lead)])]
-    fresh = np.logical_or.reduce([_fresh(column[rows]) for column in (lead, at, kind, value)])
-    first = pd.Series(known[rows]).groupby(np.cumsum(fresh)).cummin().to_numpy()
+    sent = message >= 0
+    same = (lead, message, np.where(sent, 0, at), np.where(sent, 0, kind), np.where(sent, 0.0, value))
+    rows = np.flatnonzero(sent | ~dated)
+    rows = rows[np.lexsort([column[rows] for column in (known, since, *reversed(same))])]
+    fresh = np.logical_or.reduce([_fresh(column[rows]) for column in same])
+    best = pd.Series(known[rows]).groupby(np.cumsum(fresh)).cummin().to_numpy()[:-1]
+    rows, fresh = rows[1:], fresh[1:]
     outdone = np.zeros(len(lead), np.bool_)
-    outdone[rows[1:]] = ~fresh[1:] & (first[:-1] <= known[rows[1:]])
+    # Of copies of a message that were known at once, the order of what they say decides.
+    outdone[rows] = ~fresh & ((best < known[rows]) | ((best == known[rows]) & ~sent[rows]))
     return outdone
 
 

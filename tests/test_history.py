@@ -512,19 +512,25 @@ def seen_of(dataset, name, as_of):
     return [(at, history.kinds[kind], value) for at, kind, value in zip(*(c.tolist() for c in columns), strict=True)]
 
 
-def test_a_touch_that_thousands_of_ids_have_counts_once_from_the_first_link_on():
-    count = 20_000
-    ids, at = [f"old {i}" for i in range(count)], np.random.default_rng(0).permutation(count) + LINK
+@pytest.mark.parametrize("message", [None, "m"])
+def test_a_touch_that_thousands_of_ids_have_counts_once(message):
+    """Though the copies of a message differ; looked at all together they would be a group of 200 million."""
+    count, day = 20_000, 1_767_225_601_000_000
+    ids, dice = [f"old {i}" for i in range(count)], np.random.default_rng(0)
+    linked = day + DAY + dice.permutation(count)
+    at = day + (dice.permutation(count) if message else np.zeros(count, np.int64))
     dataset = Dataset.from_frames(
-        touchpoints=pd.DataFrame({"lead_id": ids, "occurred_at": "2026-01-01T00:00:01Z", "channel": "web"}),
-        aliases=pd.DataFrame(
-            {"lead_id": ids, "same_as": "lead", "occurred_at": [isoformat(t + 1_800_000_000_000_000) for t in at]}
+        touchpoints=pd.DataFrame(
+            {"lead_id": ids, "occurred_at": [*map(isoformat, at)], "channel": "web", "message_id": message}
         ),
+        aliases=pd.DataFrame({"lead_id": ids, "same_as": "lead", "occurred_at": [*map(isoformat, linked)]}),
     )
-    history = dataset.history
-    mine = history.lead == dataset.find(["lead"])[0]
-    assert history.known[mine].tolist() == [LINK + 1_800_000_000_000_000]
-    assert len(history.hidden) == 0
+    lead = dataset.find(["lead"])[0]
+    for place in (0, 1, 100, count - 1):
+        as_of = day + DAY + place + 1
+        assert seen_of(dataset, "lead", as_of) == [(at[linked < as_of].min(), Kind("web"), -1e300)]
+    expected = len(set(np.minimum.accumulate(at[np.argsort(linked)]).tolist()))
+    assert (dataset.history.lead == lead).sum() == expected
 
 
 def test_a_chain_of_links_is_known_when_its_last_link_is():
