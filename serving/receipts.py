@@ -45,6 +45,7 @@ class Receipts:
         self._store = store
         self._metrics = metrics
         self._waiting: dict[tuple[str, str], Receipt] = {}
+        self._one_at_a_time = asyncio.Lock()
 
     def give(
         self, tenant: str, scorer: Scorer, answer: ScoreResponse, reasons: int, lead_id: str, body: bytes | None = None
@@ -74,7 +75,14 @@ class Receipts:
         return self._waiting.get((tenant, name))
 
     async def flush(self) -> None:
-        """Writes what waits. Raises StoreError if the store cannot now; then it waits on."""
+        """Writes what waits. Raises StoreError if the store cannot now; then it waits on.
+
+        What is being written already is written before it returns, so that no receipt comes after a deletion.
+        """
+        async with self._one_at_a_time:
+            await self._write_all()
+
+    async def _write_all(self) -> None:
         waiting = list(self._waiting.items())
         try:
             for begin in range(0, len(waiting), _AT_ONCE):

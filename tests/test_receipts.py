@@ -7,7 +7,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -389,6 +389,32 @@ def test_a_receipt_that_comes_after_its_person_went_is_not_kept(lead_store: SqlS
     asyncio.run(receipts.flush())
     assert [receipts.find_waiting(tenant, name) for name in names] == [None] * 3
     assert [one.id for one in lead_store.find(Receipt, tenant)] == [names[1]]
+
+
+def test_what_is_being_written_is_not_written_again_after_a_deletion(
+    lead_store: SqlStore, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion writes what waits first; were a write of the same under way, it could come after the deletion."""
+    fill(lead_store, tenant)
+    receipts, puts = Receipts(lead_store, Metrics()), list[Future[None]]()
+    give(receipts, lead_store, tenant, ("a", "lost"))
+
+    def slow(*_: object) -> Future[None]:
+        puts.append(Future())
+        return puts[-1]
+
+    monkeypatch.setattr(lead_store, "put", slow)
+
+    async def both() -> None:
+        first = asyncio.create_task(receipts.flush())
+        second = asyncio.create_task(receipts.flush())
+        await asyncio.sleep(0.05)
+        assert len(puts) == 1 and not first.done() and not second.done()
+        puts[0].set_result(None)
+        await asyncio.gather(first, second)
+
+    asyncio.run(both())
+    assert len(puts) == 1
 
 
 def give(receipts: Receipts, store: SqlStore, tenant: str, leads: Sequence[str]) -> list[str]:
